@@ -108,9 +108,10 @@ class Envelope(BaseModel):
 
     @classmethod
     def from_headers(cls, headers: dict[str, object]) -> Self:
-        """Read the attributes back. Raises pydantic.ValidationError when one is missing or malformed."""
+        """Read the attributes back. Raises ValidationError when one is missing or malformed."""
         attributes = {
-            name: headers.get(f"{HEADER_PREFIX}{name}") for name in ("id", "source", "type", "subject", "time")
+            name: headers.get(f"{HEADER_PREFIX}{name}")
+            for name in ("id", "source", "type", "subject", "time")
         }
         extensions = {name: headers.get(name) for name in ("organisation_id", "causation_id", "traceparent")}
         return cls.model_validate(attributes | extensions)
