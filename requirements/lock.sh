@@ -18,3 +18,4 @@ for service in bot-worker llm-router budget-analytics auth-audit observability; 
   "$uv" pip compile "services/$service/pyproject.toml" --constraint requirements/dev.txt \
     "${flags[@]}" -o "requirements/$service.txt"
 done
+"$uv" pip compile requirements/image-build.in --constraint requirements/dev.txt "${flags[@]}" -o requirements/image-build.txt
