@@ -1,0 +1,21 @@
+"""Logs, traces and metrics of every service."""
+
+from kairos_telemetry import metrics
+from kairos_telemetry.configuration import Telemetry, configure
+from kairos_telemetry.logs import get_logger, log_context
+from kairos_telemetry.redaction import redact
+from kairos_telemetry.tracing import current_trace_id, current_traceparent, link_to, span, tracer
+
+__all__ = [
+    "Telemetry",
+    "configure",
+    "current_trace_id",
+    "current_traceparent",
+    "get_logger",
+    "link_to",
+    "log_context",
+    "metrics",
+    "redact",
+    "span",
+    "tracer",
+]

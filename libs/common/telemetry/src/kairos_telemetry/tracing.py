@@ -1,0 +1,136 @@
+"""Spans: W3C trace context in and out, and the one provider that `configure` installs.
+
+The provider is ours and not OpenTelemetry's global one, because the global one can be set once per
+process and a test needs a fresh exporter each time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, NoOpTracerProvider, Span, SpanKind, Status, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from kairos_telemetry.redaction import redact
+
+INSTRUMENTATION = "kairos"
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+@dataclass
+class _Active:
+    provider: TracerProvider | NoOpTracerProvider
+    tracer: Tracer
+
+
+def _nothing() -> _Active:
+    provider = NoOpTracerProvider()
+    return _Active(provider, provider.get_tracer(INSTRUMENTATION))
+
+
+_active = _nothing()
+
+
+def install(provider: TracerProvider | None) -> None:
+    """Make this provider the one that `tracer()` and `span()` use; None goes back to no tracing."""
+    fresh = _nothing() if provider is None else _Active(provider, provider.get_tracer(INSTRUMENTATION))
+    _active.provider, _active.tracer = fresh.provider, fresh.tracer
+
+
+def installed(provider: TracerProvider) -> bool:
+    return _active.provider is provider
+
+
+def tracer() -> Tracer:
+    """The tracer of the running configuration; before `configure` it records nothing."""
+    return _active.tracer
+
+
+def current_traceparent() -> str | None:
+    """The W3C `traceparent` of the current span, or None outside of any span."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
+
+def current_trace_id() -> str | None:
+    """The trace id in hex, for logs, audit entries and problem responses."""
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None
+
+
+def context_of(traceparent: str | None) -> Context:
+    """The context a `traceparent` names. A malformed one gives an empty context: a new trace starts."""
+    return _PROPAGATOR.extract({"traceparent": traceparent} if traceparent else {}, context=Context())
+
+
+def link_to(traceparent: str | None) -> Link | None:
+    """A link to the span that a `traceparent` names, or None when it names none."""
+    context = trace.get_current_span(context_of(traceparent)).get_span_context()
+    return Link(context) if context.is_valid else None
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    parent: str | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, Any] | None = None,
+    links: Sequence[Link] = (),
+) -> Iterator[Span]:
+    """Run a block inside a span that becomes the current one.
+
+    `parent` is a `traceparent` from outside (a message, a request); without it the current span is
+    the parent. An exception is recorded, masked on export, and raised on.
+    """
+    with tracer().start_as_current_span(
+        name,
+        context=context_of(parent) if parent else None,
+        kind=kind,
+        attributes=dict(attributes) if attributes else None,
+        links=links,
+    ) as current:
+        yield current
+
+
+class RedactingExporter(SpanExporter):
+    """Masks secrets in what leaves the process: attributes, events (exceptions too) and status texts.
+
+    It works at export, in the exporter's thread, so that requests do not pay for it.
+    """
+
+    def __init__(self, target: SpanExporter) -> None:
+        self._target = target
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._target.export([_masked(item) for item in spans])
+
+    def shutdown(self) -> None:
+        self._target.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._target.force_flush(timeout_millis)
+
+
+def _masked(original: ReadableSpan) -> ReadableSpan:
+    return ReadableSpan(
+        name=redact(original.name),
+        context=original.get_span_context(),
+        parent=original.parent,
+        resource=original.resource,
+        attributes=redact(original.attributes or {}),
+        events=[Event(redact(e.name), redact(e.attributes or {}), e.timestamp) for e in original.events],
+        links=[Link(link.context, redact(link.attributes or {})) for link in original.links],
+        kind=original.kind,
+        status=Status(original.status.status_code, redact(original.status.description)),
+        start_time=original.start_time,
+        end_time=original.end_time,
+        instrumentation_scope=original.instrumentation_scope,
+    )
