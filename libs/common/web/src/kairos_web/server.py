@@ -1,0 +1,32 @@
+"""Serve one application on one event loop."""
+
+import uvicorn
+from fastapi import FastAPI
+
+
+def serve(
+    app: FastAPI, *, host: str, port: int, grace: int = 20, forwarded_allow_ips: str = "127.0.0.1"
+) -> None:
+    """Run until SIGTERM or SIGINT, then finish open requests for up to `grace` seconds.
+
+    Raises SystemExit with a non-zero code when the application did not start.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=forwarded_allow_ips,
+        timeout_graceful_shutdown=grace,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise SystemExit(3)
