@@ -1,0 +1,63 @@
+"""Fixtures every distribution's tests share. Loaded by pytest through the `pytest11` entry point.
+
+Nothing of our own packages is imported at load time: the plugin is read before coverage starts, and what
+is imported here would not be measured.
+"""
+# ruff: noqa: PLC0415 - for that reason
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kairos_testkit.databases import Provisioned
+    from kairos_testkit.servers import Servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """RabbitMQ, PostgreSQL and Redis of this run (per xdist worker), started on first use."""
+    from kairos_testkit.servers import start_servers
+
+    running = start_servers()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def broker_url(servers: Servers) -> Iterator[str]:
+    """An AMQP address with a virtual host of this test's own, deleted afterwards."""
+    vhost = f"test-{secrets.token_hex(6)}"
+    servers.management.create_vhost(vhost)
+    yield servers.amqp(vhost)
+    servers.management.delete_vhost(vhost)
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> Iterator[str]:
+    """A Redis database of this test's own, empty before and after."""
+    from kairos_testkit.redis_databases import lend
+
+    with lend(servers.redis_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _provisioned_templates(servers: Servers) -> Provisioned:
+    from kairos_testkit.databases import Provisioned
+
+    provisioned = Provisioned(servers.postgres_admin_url)
+    provisioned.provision()
+    return provisioned
+
+
+@pytest.fixture(scope="module")
+def provisioned(_provisioned_templates: Provisioned) -> Iterator[Provisioned]:
+    """Roles, schemas and a way to databases of this module's own, cloned from migrated templates."""
+    yield _provisioned_templates
+    _provisioned_templates.drop_lent()

@@ -1,0 +1,190 @@
+"""RabbitMQ, PostgreSQL and Redis private to one run, which a test may kill and restart."""
+
+import os
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.error import URLError
+
+from kairos_testkit import native
+from kairos_testkit.guardian import Guardian
+from kairos_testkit.management import Management
+from kairos_testkit.ports import free_port
+from kairos_testkit.processes import Process, ServerSpec
+from kairos_testkit.settings import KitSettings
+
+__all__ = ["Server", "ServerSpec", "Servers", "start_servers"]
+
+
+class Server(Protocol):
+    """What a test may do to one server, whatever it runs as."""
+
+    def start(self) -> None: ...
+
+    def wait_ready(self, timeout: float | None = None) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def stop(self) -> object: ...
+
+    def restart(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class NotOursError(Exception):
+    """A server given by the environment belongs to somebody else and is not killed by tests."""
+
+
+class ForeignServer:
+    """A server that KAIROS_TEST_... names: used, never stopped."""
+
+    def start(self) -> None:
+        raise NotOursError(NotOursError.__doc__)
+
+    stop = kill = restart = pause = resume = start
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """It was ready before the run began."""
+
+
+@dataclass(slots=True)
+class Servers:
+    """Addresses of the three servers, and handles to hurt them."""
+
+    amqp_url: str
+    management: Management
+    postgres_admin_url: str
+    redis_url: str
+    rabbitmq: Server
+    postgres: Server
+    redis: Server
+    state: Path | None = None
+    kind: str = "native"
+    _closers: list[Callable[[], None]] = field(default_factory=list)
+
+    def close(self) -> None:
+        while self._closers:
+            self._closers.pop()()
+
+    def amqp(self, vhost: str) -> str:
+        """The broker's address with another virtual host."""
+        return f"{self.amqp_url.rpartition('/')[0]}/{vhost}"
+
+
+def start_servers(settings: KitSettings | None = None, *, durable: bool = False) -> Servers:
+    """Servers from the environment, else from a Docker engine, else native processes."""
+    settings = settings or KitSettings()
+    if settings.amqp_url and settings.postgres_admin_url and settings.redis_url:
+        return _foreign(settings)
+    if not settings.native and engine_answers(settings.docker_host):
+        from kairos_testkit.containers import ImagesMissingError, start_containers  # noqa: PLC0415 - rarely used
+
+        try:
+            return start_containers()
+        except ImagesMissingError:
+            if native.missing_packages(("rabbitmq-server", "postgres", "redis-server")):
+                raise
+    return start_native(durable=durable, keep=settings.keep)
+
+
+def start_native(*, durable: bool = False, keep: bool = False) -> Servers:
+    ports = native.ServerPorts(*(free_port() for _ in range(7)))
+    credentials = native.Credentials.random()
+    state = Path(tempfile.mkdtemp(prefix="kairos-test-"))
+    # PostgreSQL's own user must reach its directory; only root can list this one.
+    state.chmod(0o711)
+    guardian = Guardian()
+    if not keep:
+        guardian.remove_at_end(state)
+    specs = (
+        native.epmd(state, ports),
+        native.postgres(state, ports, credentials, durable=durable),
+        native.redis(state, ports, credentials),
+        native.rabbitmq(state, ports, credentials),
+    )
+    processes = {spec.name: Process(spec, state / "logs" / f"{spec.name}.log", guardian) for spec in specs}
+
+    def close() -> None:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.kill, processes.values()))
+        guardian.close()
+        if not keep:
+            shutil.rmtree(state, ignore_errors=True)
+
+    try:
+        processes["epmd"].start()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.start, [processes[name] for name in ("rabbitmq", "postgres", "redis")]))
+    except BaseException:
+        close()
+        raise
+    user, password = credentials.amqp_user, credentials.amqp_password
+    return Servers(
+        amqp_url=f"amqp://{user}:{password}@127.0.0.1:{ports.amqp}/%2F",
+        management=Management("127.0.0.1", ports.amqp_management, user, password),
+        postgres_admin_url=f"postgresql://postgres:{credentials.postgres_password}@127.0.0.1:{ports.postgres}/postgres",
+        redis_url=f"redis://:{credentials.redis_password}@127.0.0.1:{ports.redis}/0",
+        rabbitmq=processes["rabbitmq"],
+        postgres=processes["postgres"],
+        redis=processes["redis"],
+        state=state,
+        _closers=[close],
+    )
+
+
+def engine_answers(docker_host: str | None) -> bool:
+    """Whether a Docker engine can be asked to run containers; a client program alone is not enough."""
+    if docker_host and not docker_host.startswith("unix://"):
+        try:
+            address = docker_host.replace("tcp://", "http://", 1)
+            with urllib.request.urlopen(f"{address}/_ping", timeout=2) as answer:  # noqa: S310 - the user's own engine
+                return bool(answer.status == 200)  # noqa: PLR2004 - HTTP OK
+        except (URLError, OSError, ValueError):
+            return False
+    socket_path = (docker_host or "unix:///var/run/docker.sock").removeprefix("unix://")
+    if not os.path.exists(socket_path):  # noqa: PTH110 - Path.exists raises where a parent is not readable
+        return False
+    return _ping(socket_path)
+
+
+def _ping(socket_path: str) -> bool:
+    import socket  # noqa: PLC0415 - beside its only use
+
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(2)
+            connection.connect(socket_path)
+            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
+            return b" 200 " in connection.recv(64)
+    except OSError:
+        return False
+
+
+def _foreign(settings: KitSettings) -> Servers:
+    assert settings.amqp_url
+    assert settings.postgres_admin_url
+    assert settings.redis_url
+    management = settings.amqp_management_url
+    if management is None:
+        raise NotOursError(
+            "KAIROS_TEST_AMQP_URL needs KAIROS_TEST_AMQP_MANAGEMENT_URL=http://user:password@host:15672"
+        )
+    server = ForeignServer()
+    return Servers(
+        amqp_url=settings.amqp_url,
+        management=Management.from_url(management),
+        postgres_admin_url=settings.postgres_admin_url,
+        redis_url=settings.redis_url,
+        rabbitmq=server,
+        postgres=server,
+        redis=server,
+        kind="foreign",
+    )
