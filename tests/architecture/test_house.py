@@ -13,6 +13,7 @@ LIBS = ("contracts", "messaging", "persistence", "telemetry", "web", "faults", "
 SERVICES = ("bot-worker", "llm-router", "budget-analytics", "auth-audit", "observability")
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "base", "core", "shared", "manager"}
 MAX_FUNCTION, MAX_FILE = 60, 400
+MAX_TEXT_BYTES = 2_000_000
 # A reason for every function that is longer than the limit; an entry that is no longer needed fails the test.
 LONG_FUNCTIONS: dict[str, str] = {}
 
@@ -21,7 +22,11 @@ def tracked(*suffixes: str) -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    return [ROOT / name for name in listed if (not suffixes or name.endswith(suffixes)) and (ROOT / name).is_file()]
+    return [
+        ROOT / name
+        for name in listed
+        if (not suffixes or name.endswith(suffixes)) and (ROOT / name).is_file()
+    ]
 
 
 def product_code() -> list[Path]:
@@ -34,7 +39,9 @@ def test_imports_point_the_way_the_house_says() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("name", [f"libs/common/{lib}" for lib in LIBS] + ["libs/sdk"] + [f"services/{s}" for s in SERVICES])
+@pytest.mark.parametrize(
+    "name", [f"libs/common/{lib}" for lib in LIBS] + ["libs/sdk"] + [f"services/{s}" for s in SERVICES]
+)
 def test_every_distribution_has_a_readme_a_package_and_tests(name: str) -> None:
     folder = ROOT / name
     assert (folder / "README.md").read_text(encoding="utf-8").startswith("# ")
@@ -69,12 +76,14 @@ def test_an_entry_point_only_wires_and_runs() -> None:
 
 
 def test_nothing_names_a_package_registry() -> None:
-    hosts = re.compile("|".join(["py" + r"pi\.org", "python" + r"hosted", "npm" + r"js\.org", r"proxy\.gol" + "ang"]))
+    hosts = re.compile(
+        "|".join(["py" + r"pi\.org", "python" + r"hosted", "npm" + r"js\.org", r"proxy\.gol" + "ang"])
+    )
     guilty = []
     for path in tracked():
-        if path.stat().st_size < 2_000_000 and b"\0" not in (content := path.read_bytes()):
-            if hosts.search(content.decode("utf-8", "replace")):
-                guilty.append(path)
+        content = path.read_bytes() if path.stat().st_size < MAX_TEXT_BYTES else b"\0"
+        if b"\0" not in content and hosts.search(content.decode("utf-8", "replace")):
+            guilty.append(path)
     assert guilty == []
 
 
