@@ -11,5 +11,8 @@ POINTS: dict[str, str] = {
     "budget.usage.posted": "budget-analytics: usage is posted, the message is not acknowledged yet",
     "auth.entry.chained": "auth-audit: an entry is chained, the message is not acknowledged yet",
     "auth.checkpoint.committed": "auth-audit: a checkpoint is committed, the anchor does not have it yet",
+    "message.handled": "any service: the handler has committed, the message is not acknowledged yet",
+    "message.moved": "any service: the retry or dead letter is confirmed, the original is not acknowledged yet",
+    "outbox.claimed": "any service: outbox rows are claimed, none is published yet",
     "outbox.published": "any service: the broker confirmed a message, the outbox row is not marked yet",
 }

@@ -8,11 +8,16 @@ from kairos_messaging.errors import (
     PermanentError,
     PublishFailed,
 )
+from kairos_messaging.failures import DeadLetter
 from kairos_messaging.relay import OutboxRelay
+from kairos_messaging.topology import DEAD_LETTERS
+from kairos_messaging.tuning import Tuning
 
 __all__ = [
+    "DEAD_LETTERS",
     "Bus",
     "ConsumerLost",
+    "DeadLetter",
     "Delivery",
     "Handler",
     "InfrastructureUnavailable",
@@ -21,4 +26,5 @@ __all__ = [
     "PublishFailed",
     "RawDelivery",
     "RawHandler",
+    "Tuning",
 ]

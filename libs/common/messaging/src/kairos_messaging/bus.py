@@ -1,29 +1,121 @@
 """The one way to the broker: consume, publish, check."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from kairos_contracts.message import Message
+from aiormq.exceptions import ChannelPreconditionFailed
+from opentelemetry.trace import SpanKind
+
+from kairos_contracts.catalogue import catalogue
+from kairos_contracts.message import HEADER_PREFIX, Envelope, Message
+from kairos_messaging import topology as topologies
+from kairos_messaging.consumer import Consumer, Subscription
 from kairos_messaging.delivery import Handler, RawHandler
+from kairos_messaging.errors import ConsumerLost
+from kairos_messaging.failures import DeadLetter
+from kairos_messaging.jobs import parsed, unparsed
+from kairos_messaging.publisher import Publisher, tuned_url
+from kairos_messaging.subscriptions import Reader, Subscriptions
+from kairos_messaging.topology import Topology
+from kairos_messaging.tuning import PRODUCTION, Tuning
+from kairos_telemetry import current_traceparent, get_logger, span
+
+log = get_logger(__name__)
 
 
 class Bus:
-    """Consumes the queues of the catalogue and publishes with confirms, on separate connections."""
+    """Consumes the queues of the catalogue and publishes with confirms, on separate connections.
 
-    def __init__(self, url: str, *, service: str, prefetch: int = 32) -> None: ...
+    Register every consumer before `start`. A bus starts once; make a new one to start again.
+    """
 
-    def consume(
-        self, queue: str, handler: Handler, *, concurrency: int = 16, ordered: bool = False
-    ) -> None: ...
+    def __init__(
+        self,
+        url: str,
+        *,
+        service: str,
+        prefetch: int = 32,
+        tuning: Tuning = PRODUCTION,
+        topology: Topology | None = None,
+    ) -> None:
+        self.service = service
+        self.topology = topology or topologies.from_catalogue(tuning.retry_delays)
+        self._url = url
+        self._prefetch = prefetch
+        self._tuning = tuning
+        self._publisher = Publisher(self._named("publish"), tuning)
+        self._readers: list[Reader] = []
+        self._subscriptions: Subscriptions | None = None
+        self._guard: asyncio.Task[None] | None = None
 
-    def consume_raw(self, queue: str, handler: RawHandler, *, concurrency: int = 16) -> None: ...
+    def consume(self, queue: str, handler: Handler, *, concurrency: int = 16, ordered: bool = False) -> None:
+        """Handle the messages of a catalogue queue, at most `concurrency` at once in this process.
 
-    def on_replica(self, types: Sequence[type[Message]], handler: Handler) -> None: ...
+        `ordered`: messages of one aggregate one after another in arrival order. A message that fails
+        goes up the retry ladder and is overtaken by the ones behind it.
+        """
+        self._read(
+            Subscription(queue, queue, parsed(queue, handler), concurrency=concurrency, ordered=ordered)
+        )
 
-    async def start(self) -> None: ...
+    def consume_raw(self, queue: str, handler: RawHandler, *, concurrency: int = 16) -> None:
+        """Handle messages without parsing them. A failing one stays on the retry ladder, never lost."""
+        self._read(Subscription(queue, queue, unparsed(queue, handler), concurrency=concurrency))
 
-    async def stop(self, grace: float = 20.0) -> None: ...
+    def on_replica(self, types: Sequence[type[Message]], handler: Handler) -> None:
+        """Give this process its own copy of these events, on a queue that lives as long as it does.
+
+        For caches: what is published while the process is away is not seen, and a failing handler
+        loses its copy. Raises ValueError for a type the catalogue does not list this service for.
+        """
+        for model in types:
+            if self.service not in catalogue()[model.TYPE].replicas:
+                raise ValueError(f"{model.TYPE}: the catalogue lists no replicas of {self.service}")
+        label = f"{self.service}.replica"
+        name = f"{label}.{uuid4().hex}"
+        subscription = Subscription(name, label, parsed(name, handler), replica=True)
+        self._readers.append(
+            Reader(
+                self._consumer(subscription),
+                self._prefetch,
+                tuple(model.TYPE for model in types),
+                topologies.replica_arguments(self.service),
+            )
+        )
+
+    async def start(self) -> None:
+        """Declare the whole topology, then consume. Waits with a growing delay while the broker is away.
+
+        Raises ChannelPreconditionFailed when the broker holds one of our queues with other arguments.
+        """
+        delay = self._tuning.pause_first
+        while True:
+            try:
+                await self._connect()
+            except (asyncio.CancelledError, ChannelPreconditionFailed):
+                await self._disconnect()
+                raise
+            except Exception as error:  # noqa: BLE001 - a broker that is away or half up fails in many ways.
+                log.warning("broker_away", error=type(error).__name__, retry_in_s=delay)
+                await self._disconnect()
+            else:
+                break
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, self._tuning.start_backoff_longest)
+        self._guard = asyncio.create_task(self._keep_topology(), name="kairos-messaging-guard")
+
+    async def stop(self, grace: float = 20.0) -> None:
+        """Cancel the consumers, let running handlers finish within the grace, then close."""
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.gather(self._guard, return_exceptions=True)
+            self._guard = None
+        if self._subscriptions is not None:
+            await self._subscriptions.cancel()
+            await asyncio.gather(*(reader.consumer.drain(grace) for reader in self._readers))
+        await self._disconnect()
 
     async def publish(
         self,
@@ -33,7 +125,17 @@ class Bus:
         causation_id: UUID | None = None,
         traceparent: str | None = None,
         message_id: UUID | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Publish one message and wait for the broker's confirm. Raises PublishFailed."""
+        envelope = Envelope.of(
+            message,
+            source=self.service,
+            organisation_id=organisation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+            message_id=message_id,
+        )
+        await self.publish_prepared(headers=envelope.headers(), body=message.model_dump_json().encode())
 
     async def publish_prepared(
         self,
@@ -43,7 +145,103 @@ class Bus:
         exchange: str | None = None,
         routing_key: str | None = None,
     ) -> None:
-        """Publish an envelope's headers and body. Without an exchange the message's type decides where it goes;
-        a replay names exchange "" and the queue as routing key."""
+        """Publish an envelope's headers and body, and wait for the confirm. Raises PublishFailed.
 
-    async def check(self) -> None: ...
+        Without an exchange the message's type decides where it goes; exchange "" and a queue's name
+        as routing key put it into that queue only. The message carries the publishing span, which is
+        a child of the `traceparent` in the headers. Raises UnknownMessageType.
+        """
+        type_name = str(headers.get(f"{HEADER_PREFIX}type", ""))
+        target = topologies.exchange_for(type_name) if exchange is None else exchange
+        key = routing_key or type_name
+        message_id = headers.get(f"{HEADER_PREFIX}id")
+        parent = headers.get("traceparent")
+        with span(
+            f"publish {key}",
+            parent=parent if isinstance(parent, str) else None,
+            kind=SpanKind.PRODUCER,
+            attributes={
+                "messaging.system": "rabbitmq",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": target or key,
+                "messaging.message.id": str(message_id),
+            },
+        ):
+            current = current_traceparent()
+            await self._publisher.send(
+                exchange=target,
+                routing_key=key,
+                headers={**headers, "traceparent": current} if current else headers,
+                body=body,
+                message_id=str(message_id) if message_id else None,
+                type_name=type_name or None,
+            )
+
+    async def replay(self, letter: DeadLetter) -> None:
+        """Put a dead letter back into the queue it died in, with the same id and a fresh first attempt."""
+        await self.publish_prepared(
+            headers=letter.headers, body=letter.body, exchange="", routing_key=letter.queue
+        )
+
+    async def check(self) -> None:
+        """Raise ConsumerLost unless both connections are up and every consumer is registered."""
+        if not self._publisher.connected:
+            raise ConsumerLost("the publishing connection is down")
+        if self._subscriptions is None:
+            raise ConsumerLost("not started")
+        try:
+            await self._subscriptions.check()
+        except TimeoutError as error:
+            raise ConsumerLost("the broker does not answer") from error
+
+    def _named(self, purpose: str) -> Any:
+        return tuned_url(self._url, name=f"{self.service}.{purpose}", tuning=self._tuning)
+
+    def _consumer(self, subscription: Subscription) -> Consumer:
+        return Consumer(subscription, publisher=self._publisher, topology=self.topology, tuning=self._tuning)
+
+    def _read(self, subscription: Subscription) -> None:
+        if subscription.queue not in self.topology.consumable:
+            raise ValueError(f"{subscription.queue} is not a queue of the catalogue")
+        # Ordered lanes need some messages beyond the slots, or one busy aggregate idles the others.
+        prefetch = max(subscription.concurrency, min(self._prefetch, 2 * subscription.concurrency))
+        self._readers.append(Reader(self._consumer(subscription), prefetch))
+
+    async def _connect(self) -> None:
+        await self._publisher.connect()
+        await self._declare()
+        self._subscriptions = Subscriptions(self._named("consume"), self._readers, self._tuning)
+        await self._subscriptions.start()
+
+    async def _disconnect(self) -> None:
+        subscriptions, self._subscriptions = self._subscriptions, None
+        for closing in (subscriptions.stop if subscriptions else None, self._publisher.close):
+            if closing is None:
+                continue
+            try:
+                async with asyncio.timeout(self._tuning.check_timeout):
+                    await closing()
+            except Exception as error:  # noqa: BLE001 - a connection that can't be closed is closed.
+                log.debug("close_failed", error=type(error).__name__)
+
+    async def _declare(self) -> None:
+        channel = await self._publisher.raw_channel()
+        try:
+            await self.topology.declare(channel)
+        finally:
+            if not channel.is_closed:
+                await channel.close()
+
+    async def _keep_topology(self) -> None:
+        """Declare what an operator or a lost disk removed; the driver then consumes again by itself."""
+        while True:
+            await asyncio.sleep(self._tuning.guard_interval)
+            try:
+                await self.check()
+            except Exception as lost:  # noqa: BLE001 - the guard must outlive anything it meets.
+                log.warning("consumers_incomplete", reason=str(lost))
+                try:
+                    async with asyncio.timeout(self._tuning.connect_timeout):
+                        await self._declare()
+                except Exception as error:  # noqa: BLE001 - the broker is away; the next round tries again.
+                    log.debug("topology_not_declared", error=type(error).__name__)

@@ -2,16 +2,16 @@
 
 
 class PublishFailed(Exception):  # noqa: N818 - reads as the fact it states
-    """The broker did not confirm the message: it may or may not have arrived. Publish it again with the same id."""
+    """The broker did not confirm: the message may or may not have arrived. Publish it again, same id."""
 
 
 class PermanentError(Exception):
-    """No later attempt can succeed: the message goes to the dead letters at once. Raise or subclass it in handlers."""
+    """No later attempt can succeed: the message goes to the dead letters at once. Handlers raise it."""
 
 
 class InfrastructureUnavailable(Exception):  # noqa: N818 - reads as the fact it states
-    """A server the handler needs is away: the consumer pauses and tries the same message again, no attempt is burnt."""
+    """A server the handler needs is away: the consumer pauses, the message waits and keeps its attempts."""
 
 
 class ConsumerLost(Exception):  # noqa: N818 - reads as the fact it states
-    """The broker no longer delivers one of our queues to this process: report unhealthy, a restart repairs it."""
+    """This process does not get the messages of all its queues: report it unhealthy until it does."""

@@ -1,0 +1,119 @@
+"""Publishing on a connection of its own: mandatory, persistent, confirmed, within a deadline.
+
+The connection is separate from the consuming one because a memory or disk alarm of the broker
+blocks whichever connection publishes.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aio_pika import DeliveryMode, Message, RobustConnection
+from aio_pika.abc import AbstractRobustChannel
+from aiormq.abc import AbstractChannel
+from pamqp.commands import Basic
+from yarl import URL
+
+from kairos_messaging.errors import PublishFailed
+from kairos_messaging.lanes import Lanes
+from kairos_messaging.tuning import Tuning
+
+CONTENT_TYPE = "application/json"
+
+
+def tuned_url(url: str, *, name: str, tuning: Tuning) -> URL:
+    """The URL with what a connection needs: its name for operators, and a heartbeat.
+
+    Without a heartbeat of its own a dead link is noticed after about three minutes.
+    """
+    return URL(url).update_query(name=name, heartbeat=str(tuning.heartbeat))
+
+
+class Publisher:
+    """One robust connection with one channel in confirm mode. Not usable before `connect`."""
+
+    def __init__(self, url: URL, tuning: Tuning) -> None:
+        self._url = url
+        self._tuning = tuning
+        self._connection: RobustConnection | None = None
+        self._channel: AbstractRobustChannel | None = None
+        # aiormq matches a returned message to its publish by message id, so the same id may not be
+        # under way twice on one channel: the wrong one of the two would look confirmed.
+        self._under_way = Lanes()
+
+    @property
+    def connected(self) -> bool:
+        return (
+            self._connection is not None
+            and self._connection.connected.is_set()
+            and self._channel is not None
+            and not self._channel.is_closed
+        )
+
+    async def connect(self) -> None:
+        """Connect once; later breaks are repaired in the background. Raises what the driver raises."""
+        connection = RobustConnection(self._url, reconnect_interval=self._tuning.reconnect_interval)
+        self._connection = connection
+        await connection.connect(timeout=self._tuning.connect_timeout)
+        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
+        await channel.initialize(timeout=self._tuning.connect_timeout)
+        self._channel = channel
+
+    async def close(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            await connection.close()
+
+    async def raw_channel(self) -> AbstractChannel:
+        """A plain channel for declarations and checks; the caller closes it."""
+        if self._connection is None or self._connection.transport is None:
+            raise ConnectionError("not connected to the broker")
+        return await self._connection.transport.connection.channel(publisher_confirms=False)
+
+    async def send(
+        self,
+        *,
+        exchange: str,
+        routing_key: str,
+        headers: Mapping[str, Any],
+        body: bytes,
+        message_id: str | None,
+        type_name: str | None = None,
+        content_type: str = CONTENT_TYPE,
+    ) -> None:
+        """Return when the broker has the message safe in a queue; raise PublishFailed in any other case."""
+        message = Message(
+            body,
+            headers=dict(headers),
+            message_id=message_id,
+            type=type_name,
+            content_type=content_type,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            timestamp=datetime.now(UTC),
+        )
+        try:
+            async with asyncio.timeout(self._tuning.publish_timeout), self._under_way.turn(message_id):
+                result = await self._publish(message, exchange, routing_key)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The driver cancels what waits on a connection it closes by force; nobody cancelled us.
+            raise PublishFailed("the connection was closed before the confirm") from None
+        except Exception as error:
+            raise PublishFailed(f"{type(error).__name__}: {error}") from error
+        if not isinstance(result, Basic.Ack):
+            raise PublishFailed(f"the broker answered {result!r}")
+
+    async def _publish(self, message: Message, exchange: str, routing_key: str) -> object:
+        if self._channel is None:
+            raise ConnectionError("not connected to the broker")
+        # Waits while the connection is being repaired; the caller's deadline bounds it.
+        await self._channel.ready()
+        target = (
+            await self._channel.get_exchange(exchange, ensure=False)
+            if exchange
+            else self._channel.default_exchange
+        )
+        return await target.publish(message, routing_key, mandatory=True)
