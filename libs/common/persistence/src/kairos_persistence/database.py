@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import QueuePool, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from kairos_persistence import outbox
-from kairos_persistence.errors import lost_connection, translated
+from kairos_persistence.errors import DatabaseUnavailable, lost_connection, translated
 from kairos_persistence.unit_of_work import UnitOfWork
-from kairos_telemetry import get_logger
+from kairos_telemetry import get_logger, metrics
 
 DEADLINE_S = 30.0
 """Longest a unit of work may take; long work never sits in a transaction."""
@@ -35,6 +35,8 @@ class Database:
         self.outbox_written = asyncio.Event()
         self._deadline_s = deadline_s
         self._notified_at = 0.0
+        self._unavailable = metrics.counter("kairos_database_unavailable_total").labels(service=service)
+        _watch_pool(engine, service)
 
     @asynccontextmanager
     async def unit_of_work(
@@ -59,6 +61,23 @@ class Database:
             async with self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
 
+    async def ensure_partitions(self, days: int = 7) -> int:
+        """Make the coming days of every partitioned table, drop what is old; how many changed.
+
+        Call it at least daily. A row of a day without a partition goes to the default partition.
+        """
+        async with self.system_unit_of_work() as unit:
+            answer = await unit.session.execute(text("SELECT ensure_partitions(:days)"), {"days": days})
+            return int(answer.scalar_one())
+
+    async def keep_partitions(self, *, every_s: float = 3_600.0) -> None:
+        """Run `ensure_partitions` now and again until cancelled; raises DatabaseUnavailable."""
+        while True:
+            changed = await self.ensure_partitions()
+            if changed:
+                _log.info("partitions_changed", changed=changed)
+            await asyncio.sleep(every_s)
+
     async def dispose(self) -> None:
         await self.engine.dispose()
 
@@ -66,15 +85,33 @@ class Database:
     async def _transaction(
         self, organisation_id: UUID | None, *, system: bool, causation_id: UUID | None
     ) -> AsyncIterator[UnitOfWork]:
-        async with AsyncSession(self.engine, expire_on_commit=False, autoflush=True) as session:
-            with translated():
-                await self._open(session, organisation_id, system=system)
-            unit = UnitOfWork(
-                session, service=self.service, organisation_id=organisation_id, causation_id=causation_id
-            )
-            with translated():
-                yield unit
-            await self._commit(unit)
+        committing = False
+        try:
+            async with (
+                asyncio.timeout(self._deadline_s) as deadline,
+                AsyncSession(self.engine, expire_on_commit=False) as session,
+            ):
+                with translated():
+                    await self._open(session, organisation_id, system=system)
+                unit = UnitOfWork(
+                    session, service=self.service, organisation_id=organisation_id, causation_id=causation_id
+                )
+                with translated():
+                    yield unit
+                    await self._write_outbox(unit)
+                committing = True
+                with translated(committing=True):
+                    await session.commit()
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            self._unavailable.inc()
+            raise DatabaseUnavailable(
+                f"not done within {self._deadline_s:g} s", outcome_unknown=committing
+            ) from error
+        except DatabaseUnavailable:
+            self._unavailable.inc()
+            raise
         self._committed(unit)
 
     async def _open(self, session: AsyncSession, organisation_id: UUID | None, *, system: bool) -> None:
@@ -87,13 +124,10 @@ class Database:
             await session.rollback()
             await session.execute(_SCOPE, scope)
 
-    async def _commit(self, unit: UnitOfWork) -> None:
-        with translated():
-            await unit.session.flush()
-            if unit.outbox:
-                await outbox.write(unit.session, unit.outbox, notify=self._should_notify())
-        with translated(committing=True):
-            await unit.session.commit()
+    async def _write_outbox(self, unit: UnitOfWork) -> None:
+        await unit.session.flush()
+        if unit.outbox:
+            await outbox.write(unit.session, unit.outbox, notify=self._should_notify())
 
     def _should_notify(self) -> bool:
         now = monotonic()
@@ -110,3 +144,11 @@ class Database:
                 callback()
             except Exception:  # noqa: BLE001 - the commit stands; its caller must not take it for failed.
                 _log.exception("after_commit_failed")
+
+
+def _watch_pool(engine: AsyncEngine, service: str) -> None:
+    pool = engine.sync_engine.pool
+    if isinstance(pool, QueuePool):
+        connections = metrics.gauge("kairos_database_connections")
+        connections.labels(service=service, state="used").set_function(pool.checkedout)
+        connections.labels(service=service, state="idle").set_function(pool.checkedin)

@@ -59,9 +59,7 @@ class UnitOfWork:
         envelope = Envelope.of(
             message,
             source=self._service,
-            organisation_id=self.organisation_id
-            if isinstance(organisation_id, _Default)
-            else organisation_id,
+            organisation_id=owner,
             causation_id=causation_id or self.causation_id,
             traceparent=current_traceparent() if isinstance(traceparent, _Default) else traceparent,
             message_id=message_id,
