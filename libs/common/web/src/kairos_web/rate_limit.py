@@ -66,7 +66,7 @@ class RateLimiter:
     def __init__(self, redis_url: str | None, *, default: Limit = DEFAULT_LIMIT) -> None:
         self.default = default
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._pool: ConnectionPool[Any] | None = None
+        self._pool: ConnectionPool | None = None
         self._shared: SlidingWindowCounterRateLimiter | None = None
         if redis_url is not None:
             self._pool = ConnectionPool.from_url(
