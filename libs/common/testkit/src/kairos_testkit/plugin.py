@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kairos_testkit.databases import Provisioned
+    from kairos_testkit.fake_provider import FakeProvider
+    from kairos_testkit.fake_telegram import FakeTelegram
+    from kairos_testkit.otlp_receiver import OtlpReceiver
     from kairos_testkit.servers import Servers
 
 
@@ -61,3 +64,30 @@ def provisioned(_provisioned_templates: Provisioned) -> Iterator[Provisioned]:
     """Roles, schemas and a way to databases of this module's own, cloned from migrated templates."""
     yield _provisioned_templates
     _provisioned_templates.drop_lent()
+
+
+@pytest.fixture
+def fake_provider() -> Iterator[FakeProvider]:
+    """An OpenAI-compatible provider with its own books."""
+    from kairos_testkit.fake_provider import FakeProvider
+
+    with FakeProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def fake_telegram() -> Iterator[FakeTelegram]:
+    """A Telegram Bot API server."""
+    from kairos_testkit.fake_telegram import FakeTelegram
+
+    with FakeTelegram() as telegram:
+        yield telegram
+
+
+@pytest.fixture
+def otlp_receiver() -> Iterator[OtlpReceiver]:
+    """An OTLP/HTTP endpoint whose spans can be asked for."""
+    from kairos_testkit.otlp_receiver import OtlpReceiver
+
+    with OtlpReceiver() as receiver:
+        yield receiver
