@@ -7,12 +7,13 @@ from secrets import token_hex
 
 import psycopg
 import pytest
+from psycopg import sql
+from sqlalchemy import text
+
 from kairos_persistence import Database, create_engine
 from kairos_persistence.migrate import migrate
 from kairos_persistence.provision import provision
 from kairos_testkit.servers import Servers
-from psycopg import sql
-from sqlalchemy import text
 
 PACKAGES = Path(__file__).parent / "packages"
 PACKAGE = "kairos_example"
@@ -88,6 +89,20 @@ def owner_rows(store: Store) -> Callable[[str], list[tuple[object, ...]]]:
         return store.rows(query, "kairos_owner")
 
     return run
+
+
+@pytest.fixture
+def store_name(servers: Servers) -> Iterator[Callable[[], str]]:
+    """Names for databases that are dropped afterwards."""
+    given: list[str] = []
+
+    def name() -> str:
+        given.append(f"store_{token_hex(6)}")
+        return given[-1]
+
+    yield name
+    for each in given:
+        _drop(Store(servers.postgres_admin_url, each))
 
 
 def _drop(store: Store) -> None:

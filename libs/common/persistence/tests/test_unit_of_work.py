@@ -4,16 +4,17 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import event, text
+
 from kairos_contracts.auth.v1 import AccessChangedV1, OrganisationCreatedV1
 from kairos_contracts.message import Envelope
 from kairos_persistence import Database
 from kairos_telemetry import configure, current_traceparent, span
-from sqlalchemy import event, text
 
 pytestmark = pytest.mark.servers
 
 
-class WorkFailed(Exception):
+class WorkFailed(Exception):  # noqa: N818 - reads as the fact it states
     """The handler refused."""
 
 
@@ -50,7 +51,8 @@ async def test_state_and_message_are_kept_together(database: Database) -> None:
 async def test_a_failed_handler_leaves_neither_state_nor_message(database: Database) -> None:
     organisation = uuid4()
     called: list[str] = []
-    with pytest.raises(WorkFailed):
+
+    async def work() -> None:
         async with database.unit_of_work(organisation) as unit:
             await unit.session.execute(
                 text("INSERT INTO notes (id, organisation_id, body) VALUES (:id, :id, 'lost')"),
@@ -59,6 +61,9 @@ async def test_a_failed_handler_leaves_neither_state_nor_message(database: Datab
             unit.emit(created(organisation))
             unit.after_commit(lambda: called.append("committed"))
             raise WorkFailed
+
+    with pytest.raises(WorkFailed):
+        await work()
 
     assert await outbox(database) == []
     async with database.system_unit_of_work() as unit:
@@ -137,10 +142,14 @@ async def test_a_message_is_handled_once_per_consumer(database: Database) -> Non
 
 async def test_a_failed_handler_may_handle_the_message_again(database: Database) -> None:
     message = uuid4()
-    with pytest.raises(WorkFailed):
+
+    async def work() -> None:
         async with database.unit_of_work(None) as unit:
             assert await unit.first_time("turns", message)
             raise WorkFailed
+
+    with pytest.raises(WorkFailed):
+        await work()
     async with database.unit_of_work(None) as unit:
         assert await unit.first_time("turns", message)
 

@@ -1,6 +1,7 @@
 """A tenant table by day, an append-only table and the messaging tables."""
 
 from alembic import op
+
 from kairos_persistence.schema import (
     append_only,
     create_messaging_tables,

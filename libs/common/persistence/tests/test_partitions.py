@@ -1,0 +1,94 @@
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from kairos_persistence import Database
+from kairos_persistence.schema import enable_tenant_scope
+
+pytestmark = pytest.mark.servers
+
+Rows = Callable[[str], list[tuple[object, ...]]]
+
+DAYS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'bots.{}'::regclass ORDER BY 1"
+
+
+def add_outbox(owner_rows: Rows, age: str, published: str) -> str:
+    key = str(uuid4())
+    owner_rows(
+        "INSERT INTO bots.outbox (id, aggregate, type, headers, body, created_at, published_at)"  # noqa: S608 - ours
+        f" VALUES ('{key}', 'a', 't', '{{}}', '', now() - interval '{age}', {published})"
+    )
+    return key
+
+
+async def test_the_coming_days_exist_and_asking_again_changes_nothing(
+    database: Database, owner_rows: Rows
+) -> None:
+    assert await database.ensure_partitions(12) == 3 * (12 - 7)
+    assert await database.ensure_partitions(12) == 0
+    assert len(owner_rows(DAYS.format("inbox"))) == 12 + 2
+
+
+async def test_a_days_count_out_of_bounds_is_refused(database: Database) -> None:
+    for days in (0, 61):
+        with pytest.raises(DBAPIError, match="between 1 and 60"):
+            await database.ensure_partitions(days)
+
+
+async def test_rows_of_a_day_without_partition_are_kept_and_move_into_it(
+    database: Database, owner_rows: Rows
+) -> None:
+    organisation = uuid4()
+    async with database.unit_of_work(organisation) as unit:
+        await unit.session.execute(
+            text(
+                "INSERT INTO visits (id, organisation_id, created_at)"
+                " VALUES (:id, :id, now() + interval '20 days')"
+            ),
+            {"id": organisation},
+        )
+    assert owner_rows("SELECT count(*) FROM bots.visits_default") == [(1,)]
+
+    await database.ensure_partitions(20)
+
+    assert owner_rows("SELECT count(*) FROM bots.visits_default") == [(0,)]
+    async with database.unit_of_work(organisation) as unit:
+        assert (await unit.session.execute(text("SELECT id FROM visits"))).scalars().all() == [organisation]
+    async with database.unit_of_work(uuid4()) as unit:
+        assert (await unit.session.execute(text("SELECT id FROM visits"))).scalars().all() == []
+
+
+async def test_old_days_go_when_every_row_may_go(database: Database, owner_rows: Rows) -> None:
+    for day in (8, 9, 40):
+        owner_rows(f"SELECT bots.create_day('outbox', 'created_at', current_date - {day})")
+        owner_rows(f"SELECT bots.create_day('inbox', 'handled_at', current_date - {day})")
+    add_outbox(owner_rows, "8 days", "now()")
+    waiting = add_outbox(owner_rows, "9 days", "NULL")
+    stray = add_outbox(owner_rows, "50 days", "NULL")
+    add_outbox(owner_rows, "50 days", "now()")
+    add_outbox(owner_rows, "6 days", "now()")
+
+    await database.ensure_partitions(7)
+
+    left = {str(row[0]) for row in owner_rows("SELECT id FROM bots.outbox WHERE published_at IS NULL")}
+    assert left == {waiting, stray}
+    assert owner_rows("SELECT count(*) FROM bots.outbox") == [(3,)]
+    days = owner_rows(
+        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'bots.inbox'::regclass"
+        " AND inhrelid::regclass::text < 'bots.inbox_' || to_char(current_date, 'YYYYMMDD')"
+    )
+    assert days == [(2,)]  # 8 and 9 days old are kept, 40 days old is dropped
+
+
+@pytest.mark.parametrize("table", ["Notes", "a b", "x;drop", ""])
+def test_a_table_is_named_plainly(table: str) -> None:
+    with pytest.raises(ValueError, match="plain"):
+        enable_tenant_scope(_Nothing(), table)
+
+
+class _Nothing:
+    def execute(self, sqltext: str) -> object:
+        raise AssertionError(sqltext)
