@@ -12,7 +12,7 @@ POINTS: dict[str, str] = {
     "auth.entry.chained": "auth-audit: an entry is chained, the message is not acknowledged yet",
     "auth.checkpoint.committed": "auth-audit: a checkpoint is committed, the anchor does not have it yet",
     "message.handled": "any service: the handler has committed, the message is not acknowledged yet",
-    "message.moved": "any service: the retry or dead letter is confirmed, the original is not acknowledged yet",
+    "message.moved": "any service: its retry or dead letter is confirmed, the original is not acknowledged",
     "outbox.claimed": "any service: outbox rows are claimed, none is published yet",
     "outbox.published": "any service: the broker confirmed a message, the outbox row is not marked yet",
 }
