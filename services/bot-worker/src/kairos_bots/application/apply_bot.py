@@ -69,14 +69,20 @@ def webhook_url(public_url: str, bot_id: UUID) -> str:
 
 
 async def record_observation(work: Work, bot: Bot, seen: Observation, *, wakes: WakeUps) -> bool:
-    """False: the settings changed while they were applied; the newer ones are due already."""
+    """False: the settings changed while they were applied.
+
+    Then nobody knows which of the two calls reached Telegram last, so the newer ones are applied again.
+    """
     after = observed(bot, seen.state, seen.reason, await work.now())
     stored = (
         await work.bots.applied(after)
         if seen.retry is None
         else await work.bots.retry_later(after, seen.retry)
     )
-    if stored and bot.observed_state is not seen.state:
+    if not stored:
+        await work.bots.apply_again(bot.id)
+        work.after_commit(wakes.bot_changed)
+    elif bot.observed_state is not seen.state:
         work.emit(
             BotLifecycleChangedV1(
                 bot_id=bot.id,

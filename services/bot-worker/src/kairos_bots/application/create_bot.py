@@ -38,7 +38,7 @@ async def create_bot(
     generated_secret: str,
     wakes: WakeUps,
 ) -> Bot:
-    """`generated_secret` guards the webhook when the caller brings no secret of their own. Raises InvalidBotError."""
+    """`generated_secret` guards the webhook when the caller brings none. Raises InvalidBotError."""
     now = await work.now()
     bot_id = uuid4()
     secret = new.telegram_webhook_secret or (generated_secret if new.telegram_token else None)

@@ -47,7 +47,7 @@ async def open_turn(work: Work, held: HeldTurn, *, rules: OpeningRules, wakes: W
             turn_id=turn.id,
             conversation_id=conversation.id,
             bot_id=turn.bot_id,
-            channel=turn.channel,  # type: ignore[arg-type]  # stored from the contract's own literal
+            channel=turn.channel,
             epoch=epoch,
             message_count=turn.message_count,
             mode=held.bot.mode.value,

@@ -37,6 +37,12 @@ class BotStore(Protocol):
     async def retry_later(self, bot: Bot, wait: timedelta) -> bool:
         """Store what was observed and try the same version again after `wait`."""
 
+    async def apply_again(self, bot_id: UUID) -> None:
+        """Have the latest settings applied once more."""
+
+    async def some(self, bot_ids: Sequence[UUID]) -> Sequence[Bot]:
+        """Those of the bots that are not deleted, of every tenant."""
+
 
 class ConversationStore(Protocol):
     async def take_sequence(self, message: MessageReceivedV1, organisation_id: UUID) -> Conversation:
@@ -70,7 +76,7 @@ class TurnStore(Protocol):
     async def save(self, turn: Turn) -> None: ...
 
     async def hold_due(self) -> HeldTurn | None:
-        """A turn whose quiet window is over or that was reopened, and whose conversation answers nothing else.
+        """A reopened turn, or one whose quiet window is over and whose conversation answers nothing else.
 
         Held until the transaction ends; turns another transaction holds are skipped, so a dead replica
         holds nothing.
@@ -94,7 +100,7 @@ class ReplyStore(Protocol):
     async def add(self, reply: Reply) -> None: ...
 
     async def hold_ready(self, limit: int) -> Sequence[Reply]:
-        """Replies that may be sent now: the first unfinished one of each conversation, held by the transaction.
+        """Replies that may be sent now: the first unfinished one of each conversation, held.
 
         A reply whose sender died between intent and result comes back with `was_sending`.
         """

@@ -6,18 +6,18 @@ crash leaves a reply of which nobody knows whether it was taken; see docs/decisi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
 from kairos_bots.application.ports import Cipher, RateGovernor, Telegram, WakeUps, Work
 from kairos_bots.application.secrets import token_of
-from kairos_bots.domain.bot import Bot
 from kairos_bots.domain.conversation import Reply
 from kairos_bots.domain.delivery import (
     GiveUp,
     NotTaken,
+    Refused,
     RetryRules,
     SendOutcome,
     Sent,
@@ -27,13 +27,15 @@ from kairos_bots.domain.delivery import (
 from kairos_contracts.conversation.v1 import ReplyFailedV1, ReplySentV1
 
 Recorded = Literal["sent", "retried", "ambiguous", "paused", "failed", "stale"]
-BUSY = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
 class ClaimedReply:
+    """`bot_gone`: the bot was deleted, so nobody may speak in its name any more."""
+
     reply: Reply
-    token: str | None
+    token: str | None = field(repr=False)
+    bot_gone: bool = False
 
 
 async def claim_replies(
@@ -56,11 +58,14 @@ async def claim_replies(
             continue
         bot = await work.bots.get(reply.bot_id)
         started = await work.replies.start(reply, claim_token, lease)
-        claimed.append(ClaimedReply(started, _token(bot, cipher)))
+        token = token_of(bot, cipher) if bot is not None else None
+        claimed.append(ClaimedReply(started, token, bot_gone=bot is None))
     return claimed
 
 
 async def send_reply(claimed: ClaimedReply, telegram: Telegram) -> SendOutcome:
+    if claimed.bot_gone:
+        return Refused("the bot was deleted")
     if claimed.token is None:
         return NotTaken("the bot has no usable Telegram token", credential=True)
     return await telegram.send_text(claimed.token, claimed.reply.external_chat_id, claimed.reply.text)
@@ -100,7 +105,7 @@ async def _record_sent(work: Work, reply: Reply, external_message_id: str) -> No
             turn_id=reply.turn_id,
             conversation_id=reply.conversation_id,
             bot_id=reply.bot_id,
-            channel=reply.channel,  # type: ignore[arg-type]  # stored from the contract's own literal
+            channel=reply.channel,
             sequence=reply.sequence,
             external_message_id=external_message_id,
             text=reply.text,
@@ -119,13 +124,9 @@ async def _record_failed(work: Work, reply: Reply, reason: str) -> None:
             turn_id=reply.turn_id,
             conversation_id=reply.conversation_id,
             bot_id=reply.bot_id,
-            channel=reply.channel,  # type: ignore[arg-type]  # stored from the contract's own literal
+            channel=reply.channel,
             reason=reason,
             attempts=reply.attempts,
         ),
         organisation_id=reply.organisation_id,
     )
-
-
-def _token(bot: Bot | None, cipher: Cipher) -> str | None:
-    return token_of(bot, cipher) if bot is not None else None

@@ -32,7 +32,10 @@ class SessionSigner(Protocol):
 
 
 def open_session(registry: Registry, bot_id: UUID, *, chat_id: str, now: datetime) -> WebSession:
-    """Raises BotUnknownError, NotReadyError, ChannelClosedError. `chat_id` is unguessable; the caller makes it."""
+    """`chat_id` is unguessable; the caller makes it.
+
+    Raises BotUnknownError, NotReadyError or ChannelClosedError.
+    """
     if not registry.find(bot_id).web_enabled:
         raise ChannelClosedError(bot_id)
     return WebSession(bot_id=bot_id, chat_id=chat_id, expires_at=now + SESSION_LIFE)

@@ -89,9 +89,7 @@ def check(bot: Bot) -> None:
     if not bot.name.strip():
         raise InvalidBotError("a bot needs a name")
     if not bot.fallback_text.strip():
-        raise InvalidBotError(
-            "a bot needs a fallback text: it is what contacts read when the model can't answer"
-        )
+        raise InvalidBotError("a bot needs a fallback text for when the model can't answer")
     if bot.max_tokens < 1:
         raise InvalidBotError("max_tokens is at least 1")
     if bot.webhook_secret is not None and bot.telegram_token is None:

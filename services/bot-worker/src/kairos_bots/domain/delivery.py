@@ -39,7 +39,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class NotTaken:
-    """The reply surely did not arrive: no connection, or an error that says so. `credential` blames the token."""
+    """The reply surely did not arrive: no connection, or an error that says so.
+
+    `credential` blames the token.
+    """
 
     reason: str
     credential: bool = False
@@ -82,7 +85,7 @@ class RetryRules:
 def after_try(
     outcome: SendOutcome, *, attempts: int, age: timedelta, rules: RetryRules
 ) -> Sent | TryAgain | GiveUp:
-    """`attempts` counts this try. A pause the channel asked for never ends in giving up: the answer is paid."""
+    """`attempts` counts this try. A pause the channel asked for never ends in giving up: it is paid for."""
     match outcome:
         case Accepted(external_message_id):
             return Sent(external_message_id)
@@ -98,4 +101,5 @@ def after_try(
 
 def backoff(attempts: int, rules: RetryRules) -> timedelta:
     """Doubles from `first_wait` with every attempt, up to `longest_wait`."""
-    return min(rules.longest_wait, rules.first_wait * 2 ** min(max(attempts - 1, 0), 20))
+    doublings = min(max(attempts - 1, 0), 20)
+    return min(rules.longest_wait, rules.first_wait * (1 << doublings))

@@ -1,0 +1,29 @@
+"""Wake-ups inside one process."""
+
+import asyncio
+from datetime import timedelta
+
+
+class ProcessWakeUps:
+    """One event per kind of worker. A wake-up that comes before the wait is kept, none is queued twice."""
+
+    def __init__(self) -> None:
+        self.turns = asyncio.Event()
+        self.replies = asyncio.Event()
+        self.bots = asyncio.Event()
+
+    def turn_due(self, wait: timedelta = timedelta(0)) -> None:
+        _set(self.turns, wait)
+
+    def reply_ready(self, wait: timedelta = timedelta(0)) -> None:
+        _set(self.replies, wait)
+
+    def bot_changed(self) -> None:
+        self.bots.set()
+
+
+def _set(event: asyncio.Event, wait: timedelta) -> None:
+    if wait <= timedelta(0):
+        event.set()
+    else:
+        asyncio.get_running_loop().call_later(wait.total_seconds(), event.set)
