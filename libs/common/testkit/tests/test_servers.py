@@ -109,5 +109,5 @@ def test_a_missing_docker_engine_is_noticed_at_once(tmp_path: Path) -> None:
 def test_postgres_runs_without_root_rights(servers: Servers) -> None:
     if os.geteuid() != 0 or servers.kind != "native":
         pytest.skip("only a root run has rights to give up")
-    pid = servers.postgres.pid  # type: ignore[attr-defined] - native processes have one
+    pid = servers.postgres.pid  # type: ignore[attr-defined]  # native processes have one
     assert Path(f"/proc/{pid}").stat().st_uid != 0

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from docker.errors import DockerException  # type: ignore[import-untyped] - the library ships no types
+from docker.errors import DockerException  # type: ignore[import-untyped]  # it ships no types
 from testcontainers.core.container import DockerContainer
 
 from kairos_testkit import native

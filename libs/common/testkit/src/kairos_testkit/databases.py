@@ -99,6 +99,14 @@ class Provisioned:
                     sql.Identifier(name), sql.Identifier(template), sql.Identifier(OWNER)
                 )
             )
+            # Rights on a database are the one thing a clone does not inherit.
+            connection.execute(sql.SQL("revoke all on database {} from public").format(sql.Identifier(name)))
+            for schema in SCHEMAS.values():
+                connection.execute(
+                    sql.SQL("grant connect on database {} to {}").format(
+                        sql.Identifier(name), sql.Identifier(f"kairos_{schema}")
+                    )
+                )
         return name
 
     def _migrate(self, database: str, packages: tuple[str, ...]) -> None:
