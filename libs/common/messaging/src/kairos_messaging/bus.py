@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.exceptions import ChannelPreconditionFailed
 from opentelemetry.trace import SpanKind
 
@@ -16,7 +17,7 @@ from kairos_messaging.delivery import Handler, RawHandler
 from kairos_messaging.errors import ConsumerLost
 from kairos_messaging.failures import DeadLetter
 from kairos_messaging.jobs import parsed, unparsed
-from kairos_messaging.publisher import Publisher, tuned_url
+from kairos_messaging.publisher import Publisher, cancelled_from_outside, tuned_url
 from kairos_messaging.subscriptions import Reader, Subscriptions
 from kairos_messaging.topology import Topology
 from kairos_messaging.tuning import PRODUCTION, Tuning
@@ -91,17 +92,8 @@ class Bus:
         Raises ChannelPreconditionFailed when the broker holds one of our queues with other arguments.
         """
         delay = self._tuning.pause_first
-        while True:
-            try:
-                await self._connect()
-            except (asyncio.CancelledError, ChannelPreconditionFailed):
-                await self._disconnect()
-                raise
-            except Exception as error:  # noqa: BLE001 - a broker that is away or half up fails in many ways.
-                log.warning("broker_away", error=type(error).__name__, retry_in_s=delay)
-                await self._disconnect()
-            else:
-                break
+        while (trouble := await self._connected()) is not None:
+            log.warning("broker_away", error=type(trouble).__name__, retry_in_s=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._tuning.start_backoff_longest)
         self._guard = asyncio.create_task(self._keep_topology(), name="kairos-messaging-guard")
@@ -212,6 +204,20 @@ class Bus:
         await self._declare()
         self._subscriptions = Subscriptions(self._named("consume"), self._readers, self._tuning)
         await self._subscriptions.start()
+
+    async def _connected(self) -> BaseException | None:
+        """One try to connect. Returns what hindered it when another try may go better."""
+        try:
+            await self._connect()
+        except (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.CancelledError) as error:
+            await self._disconnect()
+            if isinstance(error, ChannelPreconditionFailed) or cancelled_from_outside(error):
+                raise
+            return error
+        except BaseException:
+            await self._disconnect()
+            raise
+        return None
 
     async def _disconnect(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, None

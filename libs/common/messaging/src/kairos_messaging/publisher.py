@@ -30,6 +30,16 @@ def tuned_url(url: str, *, name: str, tuning: Tuning) -> URL:
     return URL(url).update_query(name=name, heartbeat=str(tuning.heartbeat))
 
 
+def cancelled_from_outside(error: BaseException) -> bool:
+    """Whether somebody cancelled this task.
+
+    The driver also raises CancelledError into whoever waits on a connection that it closes by force;
+    taken for a cancellation, it would silently end a worker.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class Publisher:
     """One robust connection with one channel in confirm mode. Not usable before `connect`."""
 
@@ -95,11 +105,9 @@ class Publisher:
         try:
             async with asyncio.timeout(self._tuning.publish_timeout), self._under_way.turn(message_id):
                 result = await self._publish(message, exchange, routing_key)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        except asyncio.CancelledError as error:
+            if cancelled_from_outside(error):
                 raise
-            # The driver cancels what waits on a connection it closes by force; nobody cancelled us.
             raise PublishFailed("the connection was closed before the confirm") from None
         except Exception as error:
             raise PublishFailed(f"{type(error).__name__}: {error}") from error

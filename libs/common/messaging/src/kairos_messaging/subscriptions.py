@@ -20,7 +20,7 @@ from kairos_messaging.topology import EVENTS
 from kairos_messaging.tuning import Tuning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reader:
     """A consumer with the queue it reads. `bound_types` and `arguments` are for a replica's own queue."""
 
