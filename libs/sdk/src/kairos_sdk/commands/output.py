@@ -1,0 +1,102 @@
+"""How commands print and how they end: JSON for programs, tables for people, stable exit codes."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kairos_sdk.client import Client
+
+
+class Exit(IntEnum):
+    """What a command's exit code means; scripts may rely on it."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    DENIED = 4
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        envvar="KAIROS_PROFILE",
+        help="Connection file; otherwise the checkout's, then the user's.",
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
+
+
+def fail(message: str, hint: str = "", code: Exit = Exit.FAILED) -> typer.Exit:
+    """Say on standard error what happened and what to do next; raise what it returns."""
+    typer.secho(f"kairos: {message}", err=True, fg="red" if sys.stderr.isatty() else None)
+    if hint:
+        typer.echo(hint, err=True)
+    return typer.Exit(code)
+
+
+@contextmanager
+def connected(profile: Path | None) -> Iterator["Client"]:
+    """A client of the installation; every failure ends the command with a sentence and an exit code."""
+    from kairos_sdk import client as api  # noqa: PLC0415 - keeps `kairos --help` fast
+    from kairos_sdk import profile as profiles  # noqa: PLC0415 - same
+
+    try:
+        with api.Client(profiles.load(profile)) as session:
+            yield session
+    except (profiles.ProfileMissing, profiles.ProfileUnreadable) as error:
+        raise fail(str(error), code=Exit.USAGE) from error
+    except api.Unreachable as error:
+        raise fail(str(error), "Is it up? `kairos status` tells.", Exit.UNREACHABLE) from error
+    except api.KairosError as error:
+        trail = f"request {error.request_id}" if error.request_id else ""
+        raise fail(f"{error} [{error.code}]", trail, Exit.DENIED if error.denied else Exit.FAILED) from error
+
+
+def usd(nano: int | None) -> str:
+    """Integer nano-USD as dollars, without a float on the way: 12500 -> 0.0000125."""
+    if nano is None:
+        return "-"
+    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
+    whole, rest = divmod(nano, 1_000_000_000)
+    return f"{sign}{whole}.{f'{rest:09d}'.rstrip('0') or '0'}"
+
+
+def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bool) -> None:
+    """Print rows: `columns` maps a heading to the key of a row."""
+    if as_json:
+        typer.echo(json.dumps(list(rows), indent=2, default=str))
+        return
+    if not rows:
+        typer.echo("nothing")
+        return
+    from rich.console import Console  # noqa: PLC0415 - keeps `kairos --help` fast
+    from rich.table import Table  # noqa: PLC0415 - same
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in columns:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(
+            *(str(row.get(key, "-") if row.get(key) is not None else "-") for key in columns.values())
+        )
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def show_one(row: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(row, indent=2, default=str))
+        return
+    width = max(len(key) for key in row) if row else 0
+    for key, value in row.items():
+        shown = json.dumps(value) if isinstance(value, dict | list) else value
+        typer.echo(f"{key:<{width}}  {shown}")

@@ -1,0 +1,160 @@
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from kairos_sdk import save
+from kairos_sdk.commands.app import app
+from kairos_sdk.commands.output import Exit, usd
+
+BUDGET = {
+    "id": "b-1",
+    "scope": "bot",
+    "period": "month",
+    "limit_nano_usd": 10_000_000_000,
+    "settled_nano_usd": 12_500,
+    "leased_nano_usd": 0,
+    "suspense_nano_usd": 0,
+    "remaining_nano_usd": 9_999_987_500,
+}
+
+
+class Door:
+    """A front door on loopback that answers from a table and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
+        self.asked: list[tuple[str, str, Any]] = []
+        door = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                body = json.loads(self.rfile.read(length)) if length else None
+                path = self.path.partition("?")[0]
+                door.asked.append((self.command, path, body))
+                missing = {"title": "Not found", "code": "not_found"}
+                status, reply = door.answers.get((self.command, path), (404, missing))
+                content = json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - names the base class asks for
+
+            def log_message(self, *arguments: object) -> None:
+                """Stay silent."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    door = Door()
+    thread = threading.Thread(target=door.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield door
+    door.server.shutdown()
+    thread.join()
+    door.server.server_close()
+
+
+@pytest.fixture
+def run(door: Door, tmp_path: Path) -> Any:
+    profile = save(door.url, "kairos_live_x", tmp_path / "connection.json")
+
+    def invoke(*arguments: str, text: str | None = None) -> Any:
+        return CliRunner().invoke(app, list(arguments), env={"KAIROS_PROFILE": str(profile)}, input=text)
+
+    return invoke
+
+
+def test_bots_are_listed_as_a_table_and_as_json(door: Door, run: Any) -> None:
+    bot = {"id": "7", "name": "Parcel desk", "mode": "gpt", "model": "default", "observed_state": "running"}
+    door.answers["GET", "/api/bot-worker/bots"] = (200, {"items": [bot], "next_cursor": None})
+    assert "Parcel desk" in run("bots", "list").stdout
+    assert json.loads(run("bots", "list", "--json").stdout) == [bot]
+
+
+def test_a_refusal_ends_with_its_own_exit_code_and_says_the_code(door: Door, run: Any) -> None:
+    door.answers["GET", "/api/bot-worker/bots"] = (403, {"title": "Denied", "code": "forbidden"})
+    result = run("bots", "list")
+    assert result.exit_code == Exit.DENIED
+    assert "Denied [forbidden]" in result.stderr
+
+
+def test_a_dead_installation_ends_with_its_own_exit_code(tmp_path: Path) -> None:
+    profile = save("http://127.0.0.1:9", "k", tmp_path / "c.json")
+    result = CliRunner().invoke(app, ["models", "--profile", str(profile)])
+    assert result.exit_code == Exit.UNREACHABLE
+    assert "does not answer" in result.stderr
+
+
+def test_no_profile_is_a_usage_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["models", "--profile", str(tmp_path / "none.json")])
+    assert result.exit_code == Exit.USAGE
+
+
+def test_budgets_show_exact_money(door: Door, run: Any) -> None:
+    door.answers["GET", "/api/budget-analytics/budgets"] = (200, {"items": [BUDGET], "next_cursor": None})
+    shown = run("budgets", "status").stdout
+    assert "0.0000125" in shown
+    assert "9.9999875" in shown
+
+
+def test_a_budget_is_set_in_nano_usd(door: Door, run: Any) -> None:
+    door.answers["POST", "/api/budget-analytics/budgets"] = (201, BUDGET)
+    assert run("budgets", "set", "bot", "7", "0.25").exit_code == Exit.OK
+    assert door.asked[-1][2] == {
+        "scope": "bot",
+        "scope_id": "7",
+        "limit_nano_usd": 250_000_000,
+        "period": "month",
+    }
+
+
+@pytest.mark.parametrize("amount", ["much", "-1", "0", "0.0000000001"])
+def test_an_amount_that_is_no_money_is_refused_before_it_is_sent(door: Door, run: Any, amount: str) -> None:
+    assert run("budgets", "set", "--", "bot", "7", amount).exit_code == Exit.USAGE
+    assert door.asked == []
+
+
+def test_a_dead_letter_is_replayed_only_after_a_yes(door: Door, run: Any) -> None:
+    door.answers["POST", "/api/observability/dead-letters/5/replay"] = (200, {"state": "replayed"})
+    assert run("dlq", "replay", "5", text="n\n").exit_code == Exit.FAILED
+    assert door.asked == []
+    assert "replayed" in run("dlq", "replay", "5", "--yes").stdout
+
+
+def test_chat_prints_the_bots_reply(door: Door, run: Any) -> None:
+    door.answers["POST", "/api/bot-worker/web/7/sessions"] = (201, {"token": "t"})
+    door.answers["POST", "/api/bot-worker/web/messages"] = (202, {})
+    replies = [
+        {"sequence": 1, "direction": "in", "text": "hi"},
+        {"sequence": 2, "direction": "out", "text": "hello"},
+    ]
+    door.answers["GET", "/api/bot-worker/web/messages"] = (200, {"items": replies})
+    assert run("chat", "hi", "--bot", "7").stdout.strip() == "hello"
+    assert door.asked[1] == ("POST", "/api/bot-worker/web/messages", {"sequence": 1, "text": "hi"})
+
+
+def test_a_key_is_never_sent_over_plain_http_to_another_machine() -> None:
+    result = CliRunner().invoke(app, ["login", "http://kairos.example.com", "--key", "kairos_live_x"])
+    assert result.exit_code == Exit.USAGE
+    assert "https" in result.stderr
+
+
+@given(st.integers(min_value=-(10**15), max_value=10**15))
+def test_usd_is_exact(nano: int) -> None:
+    whole, _, fraction = usd(abs(nano)).partition(".")
+    assert int(whole) * 10**9 + int(fraction.ljust(9, "0")) == abs(nano)
+    assert usd(nano).startswith("-") == (nano < 0)
