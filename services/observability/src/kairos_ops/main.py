@@ -16,8 +16,7 @@ def main() -> None:
         log_level=settings.log_level,
         environment=settings.environment,
     )
-    if settings.faults:
-        kairos_faults.arm_all(settings.faults)
+    kairos_faults.arm_all(settings.faults)
     try:
         serve(
             build_app(settings),

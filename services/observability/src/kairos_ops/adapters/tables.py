@@ -4,19 +4,21 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, Text
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 
-def _time(*, nullable: bool = False, primary_key: bool = False) -> Any:
-    return Field(sa_column=Column(DateTime(timezone=True), nullable=nullable, primary_key=primary_key))
+def _time(*, nullable: bool = False) -> Any:
+    return Field(sa_column=Column(DateTime(timezone=True), nullable=nullable))
 
 
 class EventRow(SQLModel, table=True):
     __tablename__: ClassVar[str] = "events"
 
-    recorded_at: datetime = _time(primary_key=True)
+    recorded_at: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), primary_key=True, server_default=func.clock_timestamp())
+    )
     id: UUID = Field(primary_key=True)
     type: str
     source: str

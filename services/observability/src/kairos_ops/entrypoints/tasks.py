@@ -35,16 +35,19 @@ async def watch_link(
 
     The check runs twice as often as the driver reconnects, so that no reconnect goes unseen.
     """
-    broken = False
+    joined = broken = False
     while True:
         await asyncio.sleep(LINK_CHECK_S)
         try:
             await bus.check()
         except Exception as error:  # noqa: BLE001 - whatever the reason, events may be missed from here on.
+            if not joined:
+                continue
             if not broken:
                 _log.warning("live_feed_link_lost", error=type(error).__name__)
             broken = True
             continue
+        joined = True
         if broken:
             broken = False
             authenticator.forget_all()
