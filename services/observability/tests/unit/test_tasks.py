@@ -50,7 +50,7 @@ async def run_until(done: asyncio.Event, coroutine: Any) -> None:
 
 @pytest.mark.parametrize(
     ("states", "breaks"),
-    [((True, True), 0), ((True, False, False, True), 1), ((False, True, False, True), 2)],
+    [((True, True), 0), ((True, False, False, True), 1), ((True, False, True, False), 2), ((False, True), 0)],
 )
 async def test_each_break_of_the_link_begins_one_new_epoch(
     states: tuple[bool, ...], breaks: int, monkeypatch: pytest.MonkeyPatch
