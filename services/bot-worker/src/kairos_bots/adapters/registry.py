@@ -34,6 +34,11 @@ class MemoryRegistry:
         except KeyError as error:
             raise BotUnknownError(bot_id) from error
 
+    async def check(self) -> None:
+        """Health probe: raises NotReadyError before the first load."""
+        if self._bots is None:
+            raise NotReadyError(NotReadyError.__doc__)
+
     def everything(self) -> list[RegisteredBot]:
         return list((self._bots or {}).values())
 

@@ -161,7 +161,7 @@ class AiogramTelegram:
         return bot
 
 
-def outcome_of(error: Exception) -> SendOutcome | None:
+def outcome_of(error: Exception) -> SendOutcome | None:  # noqa: PLR0911 - one line per kind of answer
     """What a failed call tells about the reply; None for an error that is ours."""
     match error:
         case TelegramRetryAfter():

@@ -4,6 +4,7 @@
 text, its away message; candidates, people and scores come with the modes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID, uuid5
@@ -13,7 +14,7 @@ from kairos_bots.application.ports import WakeUps, Work
 from kairos_bots.domain.bot import Mode
 from kairos_bots.domain.conversation import Direction, HeldTurn, StoredMessage
 from kairos_bots.domain.prompt import HistoryBounds, Line, assemble
-from kairos_bots.domain.turn import Source, open_for_answer
+from kairos_bots.domain.turn import Source, Turn, open_for_answer
 from kairos_contracts.conversation.v1 import TurnOpenedV1
 from kairos_contracts.llm.v1 import ChatMessage, CompletionRequestV1
 
@@ -26,7 +27,15 @@ class OpeningRules:
     history: HistoryBounds = HistoryBounds()  # noqa: RUF009 - frozen, so sharing it is safe
 
 
-async def open_turn(work: Work, held: HeldTurn, *, rules: OpeningRules, wakes: WakeUps) -> HeldTurn:
+@dataclass(frozen=True)
+class OpenedTurn:
+    """`traceparents` of the messages it answers, in their order."""
+
+    turn: Turn
+    traceparents: tuple[str, ...]
+
+
+async def open_turn(work: Work, held: HeldTurn, *, rules: OpeningRules, wakes: WakeUps) -> OpenedTurn:
     """The turn under its new epoch, with its answer asked for (or given, in manual mode)."""
     epoch = held.conversation.epoch + 1
     asks_model = held.bot.mode is not Mode.MANUAL
@@ -54,16 +63,18 @@ async def open_turn(work: Work, held: HeldTurn, *, rules: OpeningRules, wakes: W
         ),
         organisation_id=turn.organisation_id,
     )
+    pending = await work.messages.of_turn(turn)
     if asks_model:
-        await _ask_model(work, held, rules)
+        await _ask_model(work, held, pending, rules)
     else:
         await answer_turn(work, held, Answer(held.bot.fallback_text, Source.DEFAULT), wakes=wakes)
-    return held
+    return OpenedTurn(turn, tuple(m.traceparent for m in pending if m.traceparent))
 
 
-async def _ask_model(work: Work, held: HeldTurn, rules: OpeningRules) -> None:
+async def _ask_model(
+    work: Work, held: HeldTurn, pending: Sequence[StoredMessage], rules: OpeningRules
+) -> None:
     turn, bot = held.turn, held.bot
-    pending = await work.messages.of_turn(turn)
     first = min((message.sequence for message in pending), default=held.conversation.last_sequence + 1)
     earlier = await work.messages.before(turn.conversation_id, first, rules.history.lines)
     lines = assemble(

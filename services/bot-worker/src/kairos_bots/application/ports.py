@@ -90,8 +90,8 @@ class TurnStore(Protocol):
     async def reopen_of_bot(self, bot_id: UUID) -> int:
         """Fence off every answer in flight of a bot; its turns are asked anew."""
 
-    async def next_due_in(self) -> timedelta | None:
-        """Until the next collecting turn is due, as a hint for how long a worker may sleep."""
+    async def postpone(self, turn_id: UUID, wait: timedelta) -> None:
+        """Set a turn aside that can't be opened, so that the ones behind it are not held up."""
 
     async def count_open(self) -> int: ...
 

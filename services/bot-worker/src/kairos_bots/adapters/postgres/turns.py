@@ -110,12 +110,10 @@ class PostgresTurns:
         )
         return result.rowcount if isinstance(result, CursorResult) else 0
 
-    async def next_due_in(self) -> timedelta | None:
-        query = select(func.min(_t.due_at) - func.clock_timestamp()).where(
-            _t.state == TurnState.COLLECTING.value, _t.due_at > func.now()
+    async def postpone(self, turn_id: UUID, wait: timedelta) -> None:
+        await self.session.execute(
+            update(_turns).where(_t.id == turn_id).values(due_at=func.clock_timestamp() + wait)
         )
-        wait: timedelta | None = (await self.session.execute(query)).scalar_one()
-        return wait
 
     async def count_open(self) -> int:
         query = (
