@@ -28,6 +28,7 @@ CRITICAL_OPERATIONS = frozenset(
         "ledger.reconciled",
         "member.created",
         "member.role_changed",
+        "member.password_changed",
         "member.removed",
         "organisation.created",
         "project.created",

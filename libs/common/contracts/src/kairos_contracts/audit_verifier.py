@@ -9,7 +9,7 @@ export only.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kairos_contracts.audit_chain import (
@@ -70,6 +70,7 @@ class _Tail:
     """The last entry in sequence: its place, the hashes a successor may name, its time."""
 
     seq: int
+    head: str
     hashes: set[str]
     recorded_at: str = ""
 
@@ -103,18 +104,25 @@ class ChainVerifier:
         if self.trusted_keys is None and self.anchors:
             self.trusted_keys = {anchor.public_key for anchor in self.anchors}
         self._sizes = {checkpoint.size for checkpoint in (*self.checkpoints, *self.anchors)}
-        self._tail = _Tail(0, {genesis(self.stream)})
+        start = genesis(self.stream)
+        self._tail = _Tail(0, start, {start})
 
     def feed(self, link: Link) -> None:
         self._entries += 1
-        intact = self._intact(link)
         place = link.seq - self._tail.seq
+        if place != 1 and link.prev_hash in self._tail.hashes:
+            # Its predecessor is right here, so only the number lies.
+            self._find("edited", self._tail.seq + 1, detail=f"the sequence number says {link.seq}")
+            self._settle_break(after_also_broken=False)
+            self._advance(replace(link, seq=self._tail.seq + 1), intact=True)
+            return
+        intact = self._intact(link)
         if place == 1:
             self._in_sequence(link, intact=intact)
         elif place > 1:
             self._settle_break(after_also_broken=False)
             self._miss(range(self._tail.seq + 1, link.seq))
-            self._advance(link)
+            self._advance(link, intact=intact)
         elif link.seq in self._missing:
             self._missing.discard(link.seq)
             self._find("swapped", link.seq, detail="stands behind a later entry")
@@ -135,7 +143,7 @@ class ChainVerifier:
             stream=self.stream,
             entries=self._entries,
             checkpoints=len(statements),
-            head_hash=max(self._tail.hashes),
+            head_hash=self._tail.head,
             pinned=self.trusted_keys is not None,
             findings=tuple(self._findings),
         )
@@ -145,13 +153,17 @@ class ChainVerifier:
             self._findings.append(Finding(kind, first, first if last is None else last, detail))
 
     def _intact(self, link: Link) -> bool:
-        try:
-            intact = link.stream == self.stream and link.computed_hash() == link.hash
-        except NotCanonicalError:
-            intact = False
+        intact = link.stream == self.stream and self._computed(link) == link.hash
         if not intact:
             self._find("edited", link.seq, detail="the content does not match its hash")
         return intact
+
+    @staticmethod
+    def _computed(link: Link) -> str:
+        try:
+            return link.computed_hash()
+        except NotCanonicalError:
+            return ""
 
     def _miss(self, gap: range) -> None:
         # A forged number must not make the verifier count to infinity.
@@ -168,11 +180,12 @@ class ChainVerifier:
             self._break = _Break(self._tail.seq, link.seq)
         if link.recorded_at < self._tail.recorded_at:
             self._find("clock_turned_back", link.seq, detail=f"{link.recorded_at} < {self._tail.recorded_at}")
-        self._advance(link)
+        self._advance(link, intact=intact)
 
-    def _advance(self, link: Link) -> None:
-        hashes = {link.hash}
-        self._tail = _Tail(link.seq, hashes, link.recorded_at)
+    def _advance(self, link: Link, *, intact: bool) -> None:
+        # Behind an edited entry the successor may name the hash that is stored or the one it once had.
+        hashes = {link.hash} if intact else {link.hash, self._computed(link)}
+        self._tail = _Tail(link.seq, link.hash, hashes, link.recorded_at)
         if self._tree.size == link.seq - 1:
             try:
                 self._tree.append(bytes.fromhex(link.hash))
@@ -224,7 +237,7 @@ class ChainVerifier:
 
     def _head_now(self, size: int) -> tuple[str, str] | None:
         if size == self._tree.size == self._tail.seq:
-            return self._tree.root().hex(), max(self._tail.hashes)
+            return self._tree.root().hex(), self._tail.head
         return None
 
     def _compare_pair(self, earlier: Checkpoint, later: Checkpoint) -> None:
@@ -237,7 +250,7 @@ class ChainVerifier:
     def _look_for_truncation(
         self, statements: Sequence[Checkpoint], seal: Checkpoint | None, *, expect_seal: bool
     ) -> None:
-        last = max(self._tail.seq, 0)
+        last = self._tail.seq
         promised = max((each.size for each in statements), default=0)
         if promised > last:
             newest = max(statements, key=lambda each: each.size)

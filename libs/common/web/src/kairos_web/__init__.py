@@ -15,7 +15,7 @@ from kairos_web.access import (
     requires,
 )
 from kairos_web.application import create_app
-from kairos_web.authenticators import RemoteAuthenticator, credential_of
+from kairos_web.authenticators import RemoteAuthenticator, credential_of, is_service_token
 from kairos_web.background import Background, BackgroundTaskDown
 from kairos_web.health import HealthCheck
 from kairos_web.outbound import OutboundSession
@@ -74,6 +74,7 @@ __all__ = [
     "decode_cursor",
     "encode_cursor",
     "from_same_origin",
+    "is_service_token",
     "limited",
     "problem_response",
     "public",
