@@ -1,11 +1,11 @@
 """Serve one application on one event loop."""
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 
 def serve(
-    app: FastAPI, *, host: str, port: int, grace: int = 20, forwarded_allow_ips: str = "127.0.0.1"
+    app: ASGIApp, *, host: str, port: int, grace: int = 20, forwarded_allow_ips: str = "127.0.0.1"
 ) -> None:
     """Run until SIGTERM or SIGINT, then finish open requests for up to `grace` seconds.
 

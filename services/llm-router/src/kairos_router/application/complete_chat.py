@@ -1,0 +1,223 @@
+"""Answer a chat completion: choose, hold, dispatch, settle, and fall back when a provider fails."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from kairos_router.application.choose_deployment import Chooser, Circuits, Refused, without
+from kairos_router.application.hold_money import Wallet
+from kairos_router.application.ports import (
+    BudgetUnavailable,
+    Journal,
+    Provider,
+    ProviderCall,
+    ProviderFailed,
+    ProviderReply,
+)
+from kairos_router.domain.ask import Ask, Caller
+from kairos_router.domain.attempt import Attempt, Settlement, released, settled, unknown
+from kairos_router.domain.catalogue import Deployment
+
+
+class DeadlineExceeded(Exception):  # noqa: N818 - reads as the fact it states
+    """The asker has stopped waiting; no further attempt is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`provider_seconds` is the time of the answering attempt, for telling our own overhead."""
+
+    attempt: Attempt
+    settlement: Settlement
+    reply: ProviderReply
+    provider_seconds: float
+
+
+@dataclass(slots=True)
+class Job:
+    """One completion while it is worked on: who asks for what, what may still answer, what went wrong."""
+
+    ask: Ask
+    caller: Caller
+    completion_id: UUID
+    journal: Journal
+    candidates: tuple[Deployment, ...]
+    deadline: datetime | None = None
+    failure: ProviderFailed | None = None
+
+
+def _utc() -> datetime:
+    return datetime.now(UTC)
+
+
+def _content_size(reply: ProviderReply) -> int:
+    """Bytes of the answer's text. An answer without any is still charged the margin."""
+    choices = reply.document.get("choices")
+    if not isinstance(choices, list):
+        return len(reply.body)
+    messages = [choice.get("message") for choice in choices if isinstance(choice, dict)]
+    return sum(len(str(message).encode()) for message in messages if message)
+
+
+class Dispatcher:
+    """What plain and streamed completions share: the next attempt, and what its failure means."""
+
+    def __init__(
+        self,
+        chooser: Chooser,
+        wallet: Wallet,
+        circuits: Circuits,
+        providers: Mapping[str, Provider],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = _utc,
+    ) -> None:
+        self.chooser = chooser
+        self.clock = clock
+        self._wallet = wallet
+        self._circuits = circuits
+        self._providers = providers
+        self._now = now
+
+    def job(
+        self,
+        ask: Ask,
+        caller: Caller,
+        completion_id: UUID,
+        journal: Journal,
+        deadline: datetime | None = None,
+    ) -> Job:
+        """Raises ModelNotFound, NothingFits, NoneAvailable."""
+        return Job(ask, caller, completion_id, journal, self.chooser.candidates(ask), deadline)
+
+    async def next_attempt(self, job: Job) -> Attempt:
+        """Take the hold of the next attempt and write it down.
+
+        Raises what is left to say when there is none: the last provider's failure, Refused,
+        BudgetUnavailable, DeadlineExceeded.
+        """
+        if job.deadline is not None and self._now() >= job.deadline:
+            raise DeadlineExceeded
+        if not job.candidates and job.failure is not None:
+            raise job.failure
+        attempt_id = uuid4()
+        try:
+            chosen = await self.chooser.afford(job.ask, job.caller, job.candidates, attempt_id)
+        except (Refused, BudgetUnavailable):
+            if job.failure is not None:
+                raise job.failure from None
+            raise
+        attempt = Attempt(
+            attempt_id,
+            job.completion_id,
+            chosen.rung.deployment,
+            chosen.rung.max_tokens,
+            chosen.rung.degraded,
+            chosen.hold,
+            job.ask.stream,
+            self._now(),
+        )
+        try:
+            await job.journal.dispatched(attempt)
+        except BaseException:
+            self._wallet.finish(attempt.hold, "released", 0)
+            raise
+        self._circuits.tried(attempt.deployment.name)
+        return attempt
+
+    def provider(self, attempt: Attempt) -> Provider:
+        return self._providers[attempt.deployment.kind]
+
+    def call(self, job: Job, attempt: Attempt) -> ProviderCall:
+        return ProviderCall(
+            attempt.deployment, job.ask.payload, attempt.max_tokens, attempt.attempt_id, job.ask.include_usage
+        )
+
+    def elapsed_ms(self, started: float) -> int:
+        return int((self.clock() - started) * 1000)
+
+    async def failed(self, job: Job, attempt: Attempt, failure: ProviderFailed, started: float) -> None:
+        """Settle a failed attempt. Raises the failure when no other deployment could do better."""
+        ending = unknown if failure.may_have_run else released
+        settlement = ending(status=failure.status, latency_ms=self.elapsed_ms(started))
+        self.judge(attempt, failure)
+        await self.written(attempt, settlement, job.journal.failed(attempt, settlement))
+        job.failure = failure
+        job.candidates = without(job.candidates, attempt.deployment)
+        if not failure.fault.next:
+            raise failure
+
+    async def answered(
+        self, job: Job, attempt: Attempt, settlement: Settlement, reply: ProviderReply | None
+    ) -> None:
+        self._circuits.succeeded(attempt.deployment.name)
+        await self.written(attempt, settlement, job.journal.answered(attempt, settlement, reply))
+
+    async def written(self, attempt: Attempt, settlement: Settlement, writing: Awaitable[None]) -> None:
+        """Write the end of an attempt down, then end its hold the same way."""
+        try:
+            await writing
+        except BaseException:
+            # Nobody has written down what it cost: the hold counts until somebody finds out.
+            self._wallet.finish(attempt.hold, "unknown", 0)
+            raise
+        self._wallet.finish(attempt.hold, settlement.outcome, settlement.cost)
+
+    def abandoned(self, job: Job, attempt: Attempt, settlement: Settlement) -> None:
+        job.journal.abandoned(attempt, settlement)
+        self._wallet.finish(attempt.hold, settlement.outcome, settlement.cost)
+
+    def judge(self, attempt: Attempt, failure: ProviderFailed) -> None:
+        if failure.fault.callers:
+            self._circuits.succeeded(attempt.deployment.name)
+        else:
+            self._circuits.failed(attempt.deployment.name)
+
+
+class CompleteChat:
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def __call__(
+        self,
+        ask: Ask,
+        caller: Caller,
+        completion_id: UUID,
+        journal: Journal,
+        deadline: datetime | None = None,
+    ) -> Answer:
+        """The whole answer, from the first deployment that gives one.
+
+        Raises ModelNotFound, NothingFits, NoneAvailable, Refused, BudgetUnavailable, ProviderFailed,
+        DeadlineExceeded. A cancelled call counts its whole hold: the provider may have answered.
+        """
+        dispatcher = self._dispatcher
+        job = dispatcher.job(ask, caller, completion_id, journal, deadline)
+        while True:
+            attempt = await dispatcher.next_attempt(job)
+            started = dispatcher.clock()
+            try:
+                reply = await dispatcher.provider(attempt).complete(dispatcher.call(job, attempt))
+            except ProviderFailed as failure:
+                await dispatcher.failed(job, attempt, failure, started)
+                continue
+            except BaseException:
+                dispatcher.abandoned(
+                    job, attempt, unknown(status=0, latency_ms=dispatcher.elapsed_ms(started))
+                )
+                raise
+            return await self._answer(job, attempt, reply, started)
+
+    async def _answer(self, job: Job, attempt: Attempt, reply: ProviderReply, started: float) -> Answer:
+        seconds = self._dispatcher.clock() - started
+        settlement = settled(
+            attempt,
+            job.ask,
+            reply.usage,
+            content_bytes=_content_size(reply) if reply.usage is None else 0,
+            latency_ms=int(seconds * 1000),
+        )
+        await self._dispatcher.answered(job, attempt, settlement, reply)
+        return Answer(attempt, settlement, reply, seconds)

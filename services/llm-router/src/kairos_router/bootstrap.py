@@ -1,0 +1,202 @@
+"""The only place where ports meet adapters."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+from kairos_contracts.audit import AuditContext
+from kairos_messaging import Bus, OutboxRelay, PublishFailed
+from kairos_persistence import Database, DatabaseUnavailable, create_engine
+from kairos_router.adapters.budget_client import BudgetClient
+from kairos_router.adapters.buffer import Buffer
+from kairos_router.adapters.genai import Traced
+from kairos_router.adapters.openai_upstream import OpenAIUpstream
+from kairos_router.adapters.postgres_completions import PostgresCompletions
+from kairos_router.adapters.postgres_decisions import PostgresDecisions
+from kairos_router.adapters.simulator import Simulator
+from kairos_router.adapters.toml_catalogue import FixedCatalogue, load_catalogue
+from kairos_router.adapters.usage_journal import UsageJournal
+from kairos_router.application.answer_completion import AnswerCompletion
+from kairos_router.application.choose_deployment import Chooser, Circuits
+from kairos_router.application.complete_chat import CompleteChat, Dispatcher
+from kairos_router.application.hold_money import LeasePolicy, Wallet
+from kairos_router.application.ports import Budgets
+from kairos_router.application.stream_chat import StreamChat
+from kairos_router.domain.decision import Decision
+from kairos_router.entrypoints import consumers, management
+from kairos_router.entrypoints.completions import Completions
+from kairos_router.entrypoints.credentials import Gate
+from kairos_router.entrypoints.openai_api import PREFIX, OpenAIApi
+from kairos_router.entrypoints.worker import CompletionWorker
+from kairos_router.settings import Settings, environment
+from kairos_web import (
+    Background,
+    HealthCheck,
+    OutboundSession,
+    RateLimiter,
+    RemoteAuthenticator,
+    ServiceTokens,
+    create_app,
+)
+
+SERVICE = "llm-router"
+VERSION = "0.1.0"
+DECISIONS_WAITING = 1_000
+PURGE_EVERY_S = 600.0
+
+
+class FrontDoor:
+    """/v1 past FastAPI, all else to it. `app` is the FastAPI application."""
+
+    def __init__(self, app: FastAPI, api: OpenAIApi) -> None:
+        self.app = app
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PREFIX + "/"):
+            await self._api(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class Router:
+    """Everything of one process, wired. Nothing connects before `lifespan`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        authenticator: RemoteAuthenticator | None = None,
+        budgets: Budgets | None = None,
+    ) -> None:
+        self.settings = settings
+        # A process that comes back under the same name must not be taken for the one that died.
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        engine = create_engine(settings.postgres_url.get_secret_value(), application_name=SERVICE)
+        self.database = Database(engine, service=SERVICE)
+        self.bus = Bus(settings.amqp_url.get_secret_value(), service=SERVICE)
+        self.rate_limiter = RateLimiter(settings.redis_url.get_secret_value())
+        self.session = OutboundSession(total_timeout=settings.budget_timeout_s)
+        tokens = ServiceTokens(settings.auth_url, SERVICE, settings.service_secret, self.session)
+        self.authenticator = authenticator or RemoteAuthenticator(
+            settings.auth_url, tokens, self.session, cookie_secure=settings.cookie_secure
+        )
+        self.catalogue = FixedCatalogue(load_catalogue(settings.config_file, environment()))
+        policy = LeasePolicy(
+            slice_nano_usd=settings.lease_slice_nano_usd,
+            idle_after=settings.lease_idle_s,
+            margin=settings.lease_margin_s,
+            heartbeat=settings.lease_heartbeat_s,
+        )
+        authority = budgets or BudgetClient(settings.budget_url, self.holder, tokens, self.session)
+        self.wallet = Wallet(authority, policy)
+        self.circuits = Circuits()
+        self.providers = {"simulator": Traced(Simulator()), "openai": Traced(OpenAIUpstream())}
+        self.usage = UsageJournal(self.bus, capacity=settings.usage_buffer)
+        self.decisions = PostgresDecisions(self.database)
+        self.refusals: Buffer[Decision] = Buffer("decisions", self.decisions.record, DECISIONS_WAITING)
+        self.store = PostgresCompletions(self.database, claim_ttl=settings.claim_ttl_s)
+        self._use_cases()
+        self.work = Background()
+        self.upkeep = Background()
+        consumers.register(self.bus, self.store, self.wallet, self.authenticator)
+
+    def _use_cases(self) -> None:
+        chooser = Chooser(self.catalogue, self.wallet, self.circuits)
+        dispatcher = Dispatcher(chooser, self.wallet, self.circuits, self.providers)
+        complete = CompleteChat(dispatcher)
+        self.completions = Completions(
+            complete, StreamChat(dispatcher), self.usage, self.catalogue, self.record_refusal
+        )
+        self.worker = CompletionWorker(
+            self.store,
+            AnswerCompletion(complete, self.store),
+            label=self.completions.label,
+            concurrency=self.settings.worker_concurrency,
+            poll=self.settings.worker_poll_s,
+            heartbeat=self.settings.claim_ttl_s / 3,
+        )
+
+    def record_refusal(self, decision: Decision) -> None:
+        # A refusal costs the caller nothing; when the database is away for long, the reasons are lost first.
+        if not self.refusals.full:
+            self.refusals.add(decision)
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        start = self.upkeep.start
+        start("bus", self.bus.start)
+        start("outbox-relay", OutboxRelay(self.database, self.bus).run)
+        start("partitions", self.database.keep_partitions)
+        start("leases", self.wallet.keep)
+        start("claims", self.worker.renew_forever)
+        start("decisions", self.refusals.run)
+        start("retention", self._purge_forever)
+        for number in range(self.settings.usage_publishers):
+            start(f"usage-{number}", self.usage.buffer.run)
+        self.work.start("completions", self.worker.claim_forever)
+        try:
+            yield
+        finally:
+            await self._stop(self.settings.shutdown_grace_s / 2)
+
+    async def _stop(self, grace: float) -> None:
+        """Finish what has begun, report it, give the money back; then let go of the servers."""
+        await self.work.stop()
+        await self.worker.drain(grace)
+        left = await self.usage.buffer.flush(grace / 2)
+        await self.refusals.flush(1.0)
+        if not left:
+            # What is settled but unreported must not be called final: the leases' expiry finds it.
+            await self.wallet.close()
+        await self.upkeep.stop()
+        await self.bus.stop(grace / 2)
+        for provider in self.providers.values():
+            await provider.close()
+        await self.session.close()
+        await self.rate_limiter.close()
+        await self.database.dispose()
+
+    async def _purge_forever(self) -> None:
+        while True:
+            await self.store.purge(self.settings.keep_completions_days)
+            await asyncio.sleep(PURGE_EVERY_S)
+
+    async def audit_denial(
+        self, context: AuditContext, permission: str, path: str, organisation_id: UUID | None
+    ) -> None:
+        async with self.database.unit_of_work(organisation_id) as unit:
+            unit.emit(context.entry("access.denied", path, outcome="denied", reason=permission))
+
+
+def build_app(router: Router) -> FrontDoor:
+    """The application over a wired router; `build_app(Router(settings))` is the whole service."""
+    app = create_app(
+        SERVICE,
+        title="Kairos llm-router",
+        version=VERSION,
+        lifespan=router.lifespan,
+        authenticator=router.authenticator,
+        checks=[
+            HealthCheck("postgres", router.database.ping),
+            HealthCheck("rabbitmq", router.bus.check),
+            HealthCheck("work", router.work.check, required=False),
+            HealthCheck("upkeep", router.upkeep.check, required=False),
+        ],
+        audit_denial=router.audit_denial,
+        unavailable=(DatabaseUnavailable, PublishFailed),
+        rate_limiter=router.rate_limiter,
+    )
+    app.state.parts = router
+    management.add_catalogue(app, router.catalogue, router.circuits)
+    management.add_money(app, router.wallet, router.decisions.find, router.holder, time.monotonic)
+    gate = Gate(router.authenticator, router.audit_denial)
+    api = OpenAIApi(gate, router.completions, service=SERVICE, max_body=router.settings.max_body)
+    return FrontDoor(app, api)

@@ -1,0 +1,81 @@
+"""One physical call of a provider, its money, and how it ended."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from kairos_router.domain.ask import Ask, Caller, estimate_usage
+from kairos_router.domain.catalogue import Deployment
+from kairos_router.domain.pricing import Usage, cost
+from kairos_router.domain.selection import Degraded
+
+Outcome = Literal["settled", "released", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money kept for one attempt. `lease_id` is None when the attempt can't cost anything.
+
+    `taken_at` is in seconds of the process's monotonic clock.
+    """
+
+    attempt_id: UUID
+    caller: Caller
+    amount: int
+    lease_id: UUID | None
+    taken_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that may go out: it has its own hold of at least its worst case."""
+
+    attempt_id: UUID
+    completion_id: UUID
+    deployment: Deployment
+    max_tokens: int
+    degraded: Degraded | None
+    hold: Hold
+    stream: bool
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt ended, and what it is charged.
+
+    settled: `cost` is owed. released: nothing is. unknown: the provider may have answered, so the whole
+    hold counts until somebody reconciles it. `status` is the provider's HTTP status, 0 without one.
+    """
+
+    outcome: Outcome
+    usage: Usage
+    cost: int
+    status: int
+    latency_ms: int
+    time_to_first_token_ms: int | None = None
+
+
+def settled(
+    attempt: Attempt,
+    ask: Ask,
+    usage: Usage | None,
+    *,
+    content_bytes: int,
+    latency_ms: int,
+    status: int = 200,
+    time_to_first_token_ms: int | None = None,
+) -> Settlement:
+    """An attempt with an answer. Without the provider's usage, what was seen is counted with a margin."""
+    usage = usage or estimate_usage(ask, attempt.deployment, attempt.max_tokens, content_bytes)
+    charge = cost(attempt.deployment.price, usage)
+    return Settlement("settled", usage, charge, status, latency_ms, time_to_first_token_ms)
+
+
+def released(*, status: int, latency_ms: int) -> Settlement:
+    return Settlement("released", Usage(0, 0), 0, status, latency_ms)
+
+
+def unknown(*, status: int, latency_ms: int) -> Settlement:
+    return Settlement("unknown", Usage(0, 0), 0, status, latency_ms)

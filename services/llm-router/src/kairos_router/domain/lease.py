@@ -1,0 +1,70 @@
+"""The arithmetic of money a router process may spend without asking anyone.
+
+A lease is a slice of every budget that applies to its scope. Holds are taken from it before a
+request goes to a provider, and settled after. All steps are pure; who keeps the result decides.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+from uuid import UUID
+
+
+class DoesNotFit(Exception):  # noqa: N818 - reads as the fact it states
+    """The hold is larger than what is free in the lease; nothing was taken."""
+
+
+class NotHeld(ValueError):  # noqa: N818 - reads as the fact it states
+    """More is settled or released than was held: a programming error that would invent money."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose budgets apply. A lease is for exactly one such chain and covers all its budgets at once."""
+
+    organisation_id: UUID
+    project_id: UUID | None = None
+    bot_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """nano-USD of one lease. Always: held + settled <= granted + overspent, unless unlimited.
+
+    `overspent` grows only when a provider charges more than the worst case that was held; such a
+    cost is recorded in full and makes the lease smaller for everyone after.
+    """
+
+    granted: int
+    held: int = 0
+    settled: int = 0
+    overspent: int = 0
+    unlimited: bool = False
+
+    @property
+    def free(self) -> int:
+        return max(0, self.granted - self.held - self.settled)
+
+    def fits(self, amount: int) -> bool:
+        return self.unlimited or amount <= self.granted - self.held - self.settled
+
+    def take(self, amount: int) -> Self:
+        """Hold `amount`. Raises DoesNotFit."""
+        if amount < 0 or not self.fits(amount):
+            raise DoesNotFit
+        return type(self)(self.granted, self.held + amount, self.settled, self.overspent, self.unlimited)
+
+    def settle(self, hold: int, cost: int) -> Self:
+        """Turn a hold into what it really cost; the rest is free again. Raises NotHeld."""
+        if hold > self.held or min(hold, cost) < 0:
+            raise NotHeld
+        return type(self)(
+            self.granted,
+            self.held - hold,
+            self.settled + cost,
+            self.overspent + max(0, cost - hold),
+            self.unlimited,
+        )
+
+    def extend(self, more: int) -> Self:
+        granted = self.granted + max(0, more)
+        return type(self)(granted, self.held, self.settled, self.overspent, self.unlimited)

@@ -1,0 +1,74 @@
+"""Which deployments may answer, and in which order a budget is asked for them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kairos_router.domain.ask import BYTES_PER_TOKEN_AT_MOST, Ask, hold_on, max_tokens_on
+from kairos_router.domain.catalogue import Deployment
+from kairos_router.domain.pricing import affordable_output
+
+Degraded = Literal["budget.clamped", "budget.cheaper", "budget.local"]
+
+# An answer shorter than this helps nobody; a cheaper model is tried instead.
+LEAST_USEFUL_TOKENS = 16
+
+
+class NothingFits(Exception):  # noqa: N818 - reads as the fact it states
+    """No deployment of the route has what the request needs; the request is refused."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to answer. `degraded` tells the caller what the budget made of the request."""
+
+    deployment: Deployment
+    max_tokens: int
+    degraded: Degraded | None
+
+
+def unfit(ask: Ask, deployment: Deployment) -> str | None:
+    """Why the deployment can't answer, or None when it can."""
+    missing = ask.needs - deployment.capabilities
+    if missing:
+        return "lacks " + ", ".join(sorted(missing))
+    if ask.size // BYTES_PER_TOKEN_AT_MOST + max_tokens_on(ask, deployment) > deployment.context_window:
+        return "context window too small"
+    return None
+
+
+def fitting(ask: Ask, deployments: Sequence[Deployment]) -> tuple[Deployment, ...]:
+    """The deployments that can answer, in the route's order. Raises NothingFits."""
+    reasons = {deployment.name: unfit(ask, deployment) for deployment in deployments}
+    fit = tuple(deployment for deployment in deployments if reasons[deployment.name] is None)
+    if not fit:
+        raise NothingFits({name: reason for name, reason in reasons.items() if reason})
+    return fit
+
+
+def ladder(ask: Ask, deployments: Sequence[Deployment]) -> Iterator[Rung]:
+    """The preferred deployment first; below it what costs less, in the route's order; what is free last."""
+    first, *others = deployments
+    preferred = Rung(first, max_tokens_on(ask, first), None)
+    yield preferred
+    price = hold_on(ask, first, preferred.max_tokens)
+    free: list[Rung] = []
+    for deployment in others:
+        max_tokens = max_tokens_on(ask, deployment)
+        if deployment.price.free:
+            free.append(Rung(deployment, max_tokens, "budget.local"))
+        elif hold_on(ask, deployment, max_tokens) < price:
+            yield Rung(deployment, max_tokens, "budget.cheaper")
+    yield from free
+
+
+def clamped(ask: Ask, rung: Rung, input_bound: int, remaining: int) -> Rung | None:
+    """The rung with the output tokens `remaining` nano-USD allow, or None when too few to be useful."""
+    output = affordable_output(rung.deployment.price, input_bound, remaining) // ask.choices
+    if output >= rung.max_tokens or output < min(LEAST_USEFUL_TOKENS, rung.max_tokens):
+        return None
+    return Rung(rung.deployment, output, rung.degraded or "budget.clamped")

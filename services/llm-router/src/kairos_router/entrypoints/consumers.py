@@ -1,0 +1,34 @@
+"""Messages the router reads."""
+
+from typing import Any
+
+from kairos_contracts.auth.v1 import AccessChangedV1
+from kairos_contracts.budget.v1 import BudgetChangedV1
+from kairos_contracts.llm.v1 import CompletionRequestV1
+from kairos_messaging import Bus, Delivery, PermanentError
+from kairos_router.application.answer_completion import QUEUE, CompletionStore
+from kairos_router.application.hold_money import Wallet
+from kairos_web import RemoteAuthenticator
+
+
+class NoOrganisation(PermanentError):  # noqa: N818 - reads as the fact it states
+    """A completion without an organisation can't be charged to anyone; it goes to the dead letters."""
+
+
+def register(bus: Bus, store: CompletionStore, wallet: Wallet, authenticator: RemoteAuthenticator) -> None:
+    async def completion(delivery: Delivery[Any]) -> None:
+        envelope, request = delivery.envelope, delivery.message
+        if envelope.organisation_id is None:
+            raise NoOrganisation(str(envelope.id))
+        if isinstance(request, CompletionRequestV1):
+            await store.accept(request, envelope.organisation_id, envelope.id, envelope.traceparent)
+
+    async def change(delivery: Delivery[Any]) -> None:
+        message = delivery.message
+        if isinstance(message, AccessChangedV1):
+            authenticator.forget(message.kind, message.subject_id)
+        elif isinstance(message, BudgetChangedV1) and delivery.envelope.organisation_id is not None:
+            wallet.forget(delivery.envelope.organisation_id)
+
+    bus.consume(QUEUE, completion)
+    bus.on_replica([AccessChangedV1, BudgetChangedV1], change)

@@ -1,0 +1,81 @@
+"""Who calls /v1, and whether they may."""
+
+from typing import Protocol
+from uuid import UUID
+
+from kairos_contracts.audit import AuditContext
+from kairos_contracts.permissions import Actor, Permission, authorize
+from kairos_router.application.explain_failure import Explanation
+from kairos_router.domain.ask import Caller
+from kairos_router.domain.lease import Scope
+from kairos_router.entrypoints import openai_errors as errors
+from kairos_telemetry import current_trace_id, get_logger
+from kairos_web import AuditDenial, Problem
+
+_log = get_logger(__name__)
+
+
+class Rejected(Exception):  # noqa: N818 - reads as the fact it states
+    """The caller is unknown, or may not do this; nothing was reserved."""
+
+    def __init__(self, explanation: Explanation) -> None:
+        super().__init__(explanation.code)
+        self.explanation = explanation
+
+
+class Authenticates(Protocol):
+    """The part of RemoteAuthenticator used here."""
+
+    def cached(self, credential: str) -> Actor | None: ...
+
+    async def resolve(self, credential: str) -> Actor | None: ...
+
+
+class Gate:
+    def __init__(self, authenticator: Authenticates, audit_denial: AuditDenial | None) -> None:
+        self._authenticator = authenticator
+        self._audit_denial = audit_denial
+
+    def known(self, credential: str | None, permission: Permission) -> Actor | None:
+        """The caller when memory has it and it may do this; None means: ask `admit`."""
+        actor = self._authenticator.cached(credential) if credential else None
+        return actor if actor is not None and authorize(actor, permission) else None
+
+    async def admit(
+        self,
+        credential: str | None,
+        permission: Permission,
+        *,
+        path: str,
+        request_id: str,
+        ip: str | None,
+    ) -> Actor:
+        """Raises Rejected; a caller without the right is audited."""
+        try:
+            actor = await self._authenticator.resolve(credential) if credential else None
+        except Problem:
+            raise Rejected(errors.AUTH_AWAY) from None
+        if actor is None:
+            raise Rejected(errors.UNAUTHENTICATED)
+        if not authorize(actor, permission) or actor.organisation_id is None:
+            context = AuditContext.of_actor(
+                actor, via="rest", request_id=request_id, trace_id=current_trace_id(), ip=ip
+            )
+            await self._audit(context, actor, permission, path)
+            raise Rejected(errors.FORBIDDEN)
+        return actor
+
+    def caller(self, actor: Actor) -> Caller:
+        """On whose account the request runs. Raises Rejected for an actor without an organisation."""
+        if actor.organisation_id is None:
+            raise Rejected(errors.FORBIDDEN)
+        api_key_id = UUID(actor.id) if actor.kind == "api_key" else None
+        return Caller(Scope(actor.organisation_id, actor.project_id), api_key_id)
+
+    async def _audit(self, context: AuditContext, actor: Actor, permission: Permission, path: str) -> None:
+        if self._audit_denial is None:
+            return
+        try:
+            await self._audit_denial(context, permission.value, path, actor.organisation_id)
+        except Exception:  # noqa: BLE001 - logged with its trace; the refusal must not depend on the audit
+            _log.exception("denial_not_audited", permission=permission.value, actor_id=actor.id)

@@ -1,0 +1,37 @@
+"""What the environment says. Nothing else in the service reads it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from kairos_web import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """`KAIROS_ROUTER_…`. Times are in seconds, money in nano-USD."""
+
+    model_config = SettingsConfigDict(env_prefix="KAIROS_ROUTER_", frozen=True)
+
+    port: int = 5051
+    config_file: Path = Path("kairos.toml")
+    budget_url: str
+    lease_slice_nano_usd: int = Field(500_000_000, gt=0)
+    lease_idle_s: float = Field(20.0, gt=0)
+    lease_heartbeat_s: float = Field(3.0, gt=0)
+    lease_margin_s: float = Field(0.5, ge=0)
+    budget_timeout_s: float = Field(2.0, gt=0)
+    worker_concurrency: int = Field(64, gt=0)
+    worker_poll_s: float = Field(0.5, gt=0)
+    claim_ttl_s: float = Field(15.0, gt=0)
+    usage_buffer: int = Field(10_000, gt=0)
+    usage_publishers: int = Field(8, gt=0)
+    max_body: int = Field(8 * 1024 * 1024, gt=0)
+    keep_completions_days: int = Field(7, gt=0)
+
+
+def environment() -> Mapping[str, str]:
+    """The variables kairos.toml may name: provider addresses and keys."""
+    return dict(os.environ)  # noqa: TID251 - settings.py is where the environment is read
