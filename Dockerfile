@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One file for every image of the suite: `--target service --build-arg SERVICE=llm-router`, or `--target console`.
 # CI overrides BASE_IMAGE with a digest; the tag keeps local builds readable.
 ARG BASE_IMAGE=debian:bookworm-slim
