@@ -40,7 +40,7 @@ class ScopeChain:
     project_id: UUID | None = None
     bot_id: UUID | None = None
 
-    def keys(self) -> tuple[ScopeKey, ...]:
+    def scopes(self) -> tuple[ScopeKey, ...]:
         keys = [ScopeKey(self.organisation_id, Scope.ORGANISATION, self.organisation_id)]
         if self.project_id is not None:
             keys.append(ScopeKey(self.organisation_id, Scope.PROJECT, self.project_id))
@@ -96,5 +96,5 @@ def bounds(kind: PeriodKind, moment: datetime) -> Bounds:
 
 def applicable(budgets: Iterable[Budget], chain: ScopeChain) -> tuple[Budget, ...]:
     """The active budgets that limit any scope of the chain."""
-    keys = set(chain.keys())
+    keys = set(chain.scopes())
     return tuple(budget for budget in budgets if budget.active and budget.key in keys)

@@ -1,0 +1,104 @@
+"""The invariants of the ledger, as queries. Each reads one snapshot, so traffic does not disturb it."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kairos_budget.application.readings import Finding
+from kairos_budget.domain.ledger import SOURCES, Account
+
+_ACCOUNTS = [account.value for account in Account]
+
+
+def _net(account: Account) -> str:
+    out, into = ("amount_nano", "-amount_nano") if account in SOURCES else ("-amount_nano", "amount_nano")
+    return (
+        f"coalesce(sum(CASE WHEN t.source = '{account.value}' THEN {out}"
+        f" WHEN t.target = '{account.value}' THEN {into} END), 0)::bigint AS {account.value}_nano"
+    )
+
+
+_MOVED = ", ".join(_net(account) for account in Account)
+_SAME = " AND ".join(f"p.{name}_nano = coalesce(c.{name}_nano, 0) + m.{name}_nano" for name in _ACCOUNTS)
+_NAMES = ", ".join(f"{name}_nano" for name in _ACCOUNTS)
+_SUMS = ", ".join(
+    f"coalesce(c.{name}_nano, 0) + m.{name}_nano AS {name}_now, p.{name}_nano" for name in _ACCOUNTS
+)
+_NOW = ", ".join(f"{name}_now" for name in _ACCOUNTS)
+
+# Transfers of a period are written while its row is locked, so their sequence is also their commit order and
+# a checkpoint at the newest one a snapshot sees misses none. `:full` ignores the checkpoints.
+_COMPARE = text(f"""
+WITH compared AS (
+    SELECT p.id, p.organisation_id, p.version, greatest(m.newest, coalesce(c.sequence, 0)) AS newest,
+        ({_SAME}) AS balanced, {_SUMS}
+    FROM budget_periods p
+    LEFT JOIN ledger_checkpoints c ON c.period_id = p.id AND NOT CAST(:full AS boolean)
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(t.sequence), 0) AS newest, {_MOVED}
+        FROM transfers t WHERE t.period_id = p.id AND t.sequence > coalesce(c.sequence, 0)
+    ) m
+    WHERE c.version IS DISTINCT FROM p.version
+), kept AS (
+    INSERT INTO ledger_checkpoints (period_id, organisation_id, sequence, version, {_NAMES})
+    SELECT id, organisation_id, newest, version, {_NOW} FROM compared WHERE balanced
+    ON CONFLICT (period_id) DO UPDATE SET sequence = excluded.sequence, version = excluded.version,
+        {", ".join(f"{name}_nano = excluded.{name}_nano" for name in _ACCOUNTS)}
+    WHERE ledger_checkpoints.version < excluded.version
+)
+SELECT * FROM compared WHERE NOT balanced ORDER BY id
+""")  # noqa: S608 - composed of account names
+
+_HELD = text("""
+SELECT p.id, p.leased_nano, p.suspense_nano, coalesce(a.leased, 0)::bigint AS leased,
+    (coalesce(a.suspense, 0) + coalesce(h.held, 0))::bigint AS suspense
+FROM budget_periods p
+LEFT JOIN LATERAL (
+    SELECT sum(leased_nano) AS leased, sum(suspense_nano) AS suspense FROM lease_allocations
+    WHERE period_id = p.id AND (leased_nano > 0 OR suspense_nano > 0)
+) a ON true
+LEFT JOIN LATERAL (SELECT sum(amount_nano) AS held FROM attempt_holds WHERE period_id = p.id) h ON true
+WHERE p.leased_nano <> coalesce(a.leased, 0)
+    OR p.suspense_nano <> coalesce(a.suspense, 0) + coalesce(h.held, 0)
+ORDER BY p.id
+""")
+
+# What one attempt moved into settled must be its cost, in every period it touched: charged once, in full.
+_CHARGED = (
+    "sum(CASE WHEN t.target = 'settled' THEN t.amount_nano"
+    " WHEN t.source = 'settled' THEN -t.amount_nano ELSE 0 END)"
+)
+_RESOLVED_ONCE = text(f"""
+WITH touched AS (
+    SELECT DISTINCT t.attempt_id FROM transfers t
+    WHERE t.attempt_id IS NOT NULL
+        AND (CAST(:full AS boolean) OR t.created_at > clock_timestamp() - interval '5 minutes')
+        AND t.sequence > CASE WHEN CAST(:full AS boolean) THEN 0 ELSE CAST(:since AS bigint) END
+)
+SELECT t.attempt_id, a.cost_nano AS stored, {_CHARGED}::bigint AS charged
+FROM touched JOIN transfers t USING (attempt_id) LEFT JOIN attempts a ON a.id = t.attempt_id
+GROUP BY t.attempt_id, t.period_id, a.cost_nano
+HAVING a.cost_nano IS DISTINCT FROM {_CHARGED}
+ORDER BY t.attempt_id LIMIT 1000
+""")  # noqa: S608 - composed of a constant
+_RECENT = 20_000
+_NEWEST = text("SELECT coalesce(max(sequence), 0) FROM transfers")
+
+
+async def check(session: AsyncSession, *, full: bool) -> list[Finding]:
+    newest = (await session.execute(_NEWEST)).scalar_one()
+    findings = [
+        Finding(f"{name}_equals_transfers", row.id, getattr(row, f"{name}_nano"), getattr(row, f"{name}_now"))
+        for row in await session.execute(_COMPARE, {"full": full})
+        for name in _ACCOUNTS
+        if getattr(row, f"{name}_nano") != getattr(row, f"{name}_now")
+    ]
+    for row in await session.execute(_HELD):
+        if row.leased_nano != row.leased:
+            findings.append(Finding("leased_equals_leases", row.id, row.leased_nano, row.leased))
+        if row.suspense_nano != row.suspense:
+            findings.append(Finding("suspense_equals_holds", row.id, row.suspense_nano, row.suspense))
+    resolved = await session.execute(_RESOLVED_ONCE, {"full": full, "since": max(newest - _RECENT, 0)})
+    findings += [
+        Finding("attempt_charged_once", row.attempt_id, row.stored or 0, row.charged) for row in resolved
+    ]
+    return findings

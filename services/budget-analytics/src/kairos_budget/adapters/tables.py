@@ -1,0 +1,124 @@
+"""The tables as SQLModel sees them, for reading. The migrations define them; a test compares both."""
+
+from datetime import datetime
+from typing import ClassVar
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Column, DateTime, SmallInteger
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlmodel import Field, SQLModel
+
+_Instant = DateTime(timezone=True)
+
+
+class BudgetRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "budgets"
+
+    id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    name: str
+    scope: str
+    scope_id: UUID
+    limit_nano: int = Field(sa_type=BigInteger)
+    period: str
+    time_zone: str
+    thresholds: list[int] = Field(sa_column=Column(ARRAY(SmallInteger), nullable=False))
+    active: bool
+    version: int
+    created_at: datetime = Field(sa_type=_Instant)
+    updated_at: datetime = Field(sa_type=_Instant)
+
+
+class PeriodRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "budget_periods"
+
+    id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    budget_id: UUID
+    starts_at: datetime = Field(sa_type=_Instant)
+    ends_at: datetime | None = Field(sa_type=_Instant)
+    opened: bool
+    limit_nano: int = Field(sa_type=BigInteger)
+    available_nano: int = Field(sa_type=BigInteger)
+    leased_nano: int = Field(sa_type=BigInteger)
+    settled_nano: int = Field(sa_type=BigInteger)
+    suspense_nano: int = Field(sa_type=BigInteger)
+    excess_nano: int = Field(sa_type=BigInteger)
+    overspend_nano: int = Field(sa_type=BigInteger)
+    announced: list[int] = Field(sa_column=Column(ARRAY(SmallInteger), nullable=False))
+    version: int = Field(sa_type=BigInteger)
+    updated_at: datetime = Field(sa_type=_Instant)
+
+
+class LeaseRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "leases"
+
+    id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    project_id: UUID | None
+    bot_id: UUID | None
+    holder: str
+    epoch: int
+    state: str
+    granted_nano: int = Field(sa_type=BigInteger)
+    grants: int
+    accounted_nano: int = Field(sa_type=BigInteger)
+    expected_nano: int | None = Field(sa_type=BigInteger)
+    reported_settled_nano: int = Field(sa_type=BigInteger)
+    reported_open_nano: int = Field(sa_type=BigInteger)
+    expires_at: datetime = Field(sa_type=_Instant)
+    suspend_after: datetime = Field(sa_type=_Instant)
+    created_at: datetime = Field(sa_type=_Instant)
+    updated_at: datetime = Field(sa_type=_Instant)
+
+
+class AllocationRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "lease_allocations"
+
+    lease_id: UUID = Field(primary_key=True)
+    period_id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    leased_nano: int = Field(sa_type=BigInteger)
+    suspense_nano: int = Field(sa_type=BigInteger)
+
+
+class AttemptHoldRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "attempt_holds"
+
+    attempt_id: UUID = Field(primary_key=True)
+    period_id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    lease_id: UUID | None
+    amount_nano: int = Field(sa_type=BigInteger)
+
+
+class TransferRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "transfers"
+
+    sequence: int = Field(primary_key=True, sa_type=BigInteger)
+    idempotency_key: UUID
+    organisation_id: UUID
+    budget_id: UUID
+    period_id: UUID
+    kind: str
+    source: str
+    target: str
+    amount_nano: int = Field(sa_type=BigInteger)
+    lease_id: UUID | None
+    attempt_id: UUID | None
+    created_at: datetime = Field(sa_type=_Instant)
+
+
+class SpendRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "spend_hours"
+
+    organisation_id: UUID = Field(primary_key=True)
+    hour: datetime = Field(primary_key=True, sa_type=_Instant)
+    model: str = Field(primary_key=True)
+    bot_id: UUID | None = Field(default=None, primary_key=True, nullable=True)
+    project_id: UUID | None = Field(default=None, primary_key=True, nullable=True)
+    cost_nano: int = Field(sa_type=BigInteger)
+    attempts: int = Field(sa_type=BigInteger)
+    unknown_attempts: int = Field(sa_type=BigInteger)
+    input_tokens: int = Field(sa_type=BigInteger)
+    output_tokens: int = Field(sa_type=BigInteger)

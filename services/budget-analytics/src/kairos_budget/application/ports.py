@@ -1,0 +1,144 @@
+"""What the use cases need from outside."""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from kairos_budget.application.readings import Finding
+from kairos_budget.domain.book import Book, Timing
+from kairos_budget.domain.budget import Bounds, Budget, ScopeKey
+from kairos_contracts.llm.v1 import UsageRecordedV1
+from kairos_contracts.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePolicy:
+    """How long silence is borne.
+
+    `ttl`: how long a lease may be spent from without a heartbeat. `grace`: how much longer its holder may be
+    silent before the rest is suspended. `close_grace`: how long a closed lease waits for usage on the way.
+    """
+
+    ttl: timedelta
+    grace: timedelta
+    close_grace: timedelta
+
+    def timing(self, now: datetime, ends: Collection[datetime | None]) -> Timing:
+        """A lease is never spent from after the end of a period it holds money of."""
+        expires_at = min([now + self.ttl, *(end for end in ends if end is not None)])
+        return Timing(expires_at=expires_at, suspend_after=now + self.ttl + self.grace)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A usage event with what its envelope says."""
+
+    message_id: UUID
+    organisation_id: UUID
+    message: UsageRecordedV1
+    traceparent: str | None
+
+
+class Transaction(Protocol):
+    """One database transaction.
+
+    Locks are taken in the order leases, attempts, budgets, periods, and each kind by id, so that transactions
+    wait for each other but never in a circle. Call the methods in that order.
+    """
+
+    async def now(self) -> datetime:
+        """The database's clock, which is the only one that decides about leases and periods."""
+
+    async def first_times(self, consumer: str, message_ids: Collection[UUID]) -> set[UUID]:
+        """The messages this consumer has not handled before; they are noted as handled."""
+
+    async def lock_leases(self, book: Book, lease_ids: Collection[UUID]) -> None:
+        """Lock the leases that exist and put them into the book."""
+
+    async def lock_silent_leases(self, book: Book, limit: int) -> None:
+        """Lock leases whose holder has been silent for too long; those others have locked are left out."""
+
+    async def lease_ids_of(self, attempt_ids: Collection[UUID]) -> set[UUID]:
+        """The leases of known attempts."""
+
+    async def lock_attempts(self, book: Book, attempt_ids: Collection[UUID]) -> None:
+        """Lock the attempts that exist and put them into the book."""
+
+    async def lock_unknown_attempts(self, book: Book, lease_id: UUID) -> None:
+        """Lock the unresolved attempts of a lease and put them into the book."""
+
+    async def budgets_of(self, keys: Collection[ScopeKey]) -> list[Budget]:
+        """The active budgets of these scopes."""
+
+    async def lock_budget(self, budget_id: UUID) -> Budget | None:
+        """Lock a budget's definition; None when it does not exist."""
+
+    async def lock_periods(
+        self,
+        book: Book,
+        period_ids: Collection[UUID],
+        current: Collection[tuple[Budget, Bounds]] = (),
+    ) -> set[UUID]:
+        """Lock periods by id and by bounds, opening those that do not exist; returns the ids of `current`."""
+
+    async def lock_existing_period(self, book: Book, budget: Budget, bounds: Bounds) -> UUID | None:
+        """Lock a period if it was opened already."""
+
+    async def count_holders(self, period_ids: Collection[UUID], besides: str) -> int:
+        """How many other processes hold open leases on these periods."""
+
+    async def save(self, book: Book) -> None:
+        """Write everything that changed in the book."""
+
+    async def append_usage(self, usages: Sequence[Usage]) -> None:
+        """Keep the facts of attempts for analytics."""
+
+    async def insert_budget(self, budget: Budget) -> None: ...
+
+    async def update_budget(self, budget: Budget) -> None: ...
+
+    async def check_ledger(self, *, full: bool) -> list[Finding]:
+        """Compare what is stored with what the transfers say; `full` reads the whole ledger."""
+
+    def emit(
+        self,
+        message: Message,
+        *,
+        organisation_id: UUID,
+        causation_id: UUID | None = None,
+        traceparent: str | None = None,
+    ) -> None:
+        """Publish with the commit. Without `traceparent` the current span is the parent."""
+
+
+class Money(Protocol):
+    """Opens transactions; they commit when left without an error."""
+
+    def tenant(self, organisation_id: UUID) -> AbstractAsyncContextManager[Transaction]:
+        """Sees rows of one organisation only."""
+
+    def system(self) -> AbstractAsyncContextManager[Transaction]:
+        """Sees every organisation's rows; for services and workers."""
+
+
+class Meters(Protocol):
+    """What use cases count."""
+
+    def refused(self) -> None: ...
+
+    def overspent(self, times: int) -> None: ...
+
+    def imbalance(self, nano_usd: int) -> None: ...
+
+
+class Log(Protocol):
+    """Structured log with constant event names."""
+
+    def info(self, event: str, **fields: Any) -> Any: ...
+
+    def warning(self, event: str, **fields: Any) -> Any: ...
+
+    def error(self, event: str, **fields: Any) -> Any: ...

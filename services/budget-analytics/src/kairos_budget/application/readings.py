@@ -1,0 +1,133 @@
+"""What can be read: rows of lists, and the port that fetches them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+from kairos_budget.domain.budget import Bounds, Budget
+from kairos_budget.domain.ledger import Balances
+
+GroupBy = Literal["model", "bot", "project", "day"]
+
+
+class BadPosition(ValueError):  # noqa: N818 - reads as the fact it states
+    """The position to go on from is not one this list gave out; the request is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Which part of a list: `after` is the position of the last row seen, as an earlier answer gave it."""
+
+    limit: int
+    after: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReading:
+    """A budget with its current period, as it would open if nothing was leased from it yet."""
+
+    budget: Budget
+    bounds: Bounds
+    balances: Balances
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReading:
+    lease_id: UUID
+    holder: str
+    state: str
+    epoch: int
+    project_id: UUID | None
+    bot_id: UUID | None
+    granted_nano: int
+    held_nano: int
+    accounted_nano: int
+    reported_settled_nano: int
+    reported_open_nano: int
+    unlimited: bool
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SuspenseReading:
+    """What is in suspense because of one lease: its unreported rest and its unknown attempts."""
+
+    lease_id: UUID
+    holder: str
+    unreported_nano: int
+    unknown_nano: int
+    unknown_attempts: tuple[UUID, ...]
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReading:
+    sequence: int
+    kind: str
+    budget_id: UUID
+    period_id: UUID
+    source: str
+    target: str
+    amount_nano: int
+    lease_id: UUID | None
+    attempt_id: UUID | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SpendReading:
+    """`key` is a model name, a bot or project id, or a day; None when the spend has none."""
+
+    key: str | None
+    cost_nano: int
+    attempts: int
+    unknown_attempts: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A figure that is not what the ledger says. `subject` is the id of a period or an attempt."""
+
+    rule: str
+    subject: UUID
+    stored: int
+    recomputed: int
+
+
+class Readings(Protocol):
+    """Lists of one organisation, each with the position to go on from, None at the end."""
+
+    async def budgets(
+        self, organisation_id: UUID, part: Slice, *, active: bool | None, scope: str | None
+    ) -> tuple[Sequence[BudgetReading], dict[str, Any] | None]: ...
+
+    async def budget(self, organisation_id: UUID, budget_id: UUID) -> BudgetReading | None: ...
+
+    async def leases(
+        self, organisation_id: UUID, part: Slice, *, state: str | None
+    ) -> tuple[Sequence[LeaseReading], dict[str, Any] | None]: ...
+
+    async def suspense(
+        self, organisation_id: UUID, part: Slice
+    ) -> tuple[Sequence[SuspenseReading], dict[str, Any] | None]: ...
+
+    async def transfers(
+        self,
+        organisation_id: UUID,
+        part: Slice,
+        *,
+        budget_id: UUID | None,
+        lease_id: UUID | None,
+        attempt_id: UUID | None,
+    ) -> tuple[Sequence[TransferReading], dict[str, Any] | None]: ...
+
+    async def spend(
+        self, organisation_id: UUID, part: Slice, *, group_by: GroupBy, since: date, until: date
+    ) -> tuple[Sequence[SpendReading], dict[str, Any] | None]: ...
+
+    async def count_open_leases(self) -> int: ...

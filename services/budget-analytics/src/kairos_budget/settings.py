@@ -1,0 +1,22 @@
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from kairos_web.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from `KAIROS_BUDGET_*`. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="KAIROS_BUDGET_", frozen=True, extra="ignore")
+
+    port: int = 5052
+    # How long a lease may be spent from without a heartbeat.
+    lease_ttl_s: float = Field(default=15, gt=0)
+    # How much longer its holder may stay silent before the rest of the lease is suspended.
+    lease_grace_s: float = Field(default=15, ge=0)
+    # How long a closed lease waits for usage its holder reported but the broker has not delivered.
+    close_grace_s: float = Field(default=600, ge=0)
+    sweep_every_s: float = Field(default=1, gt=0)
+    check_every_s: float = Field(default=60, gt=0)
+    measure_every_s: float = Field(default=5, gt=0)
+    usage_batch: int = Field(default=256, ge=1, le=2_000)

@@ -1,0 +1,156 @@
+"""A database per module, and the use cases on it as bootstrap wires them."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from kairos_budget.application.define_budget import NewBudget
+from kairos_budget.application.grant_lease import GrantedLease, LeaseWish
+from kairos_budget.application.ports import Usage
+from kairos_budget.application.readings import BudgetReading
+from kairos_budget.bootstrap import SERVICE, use_cases
+from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Budget, PeriodKind, Scope, ScopeChain
+from kairos_budget.entrypoints.use_cases import UseCases
+from kairos_budget.settings import Settings
+from kairos_contracts.audit import AuditContext
+from kairos_contracts.llm.v1 import UsageRecordedV1
+from kairos_persistence import Database, create_engine
+from kairos_testkit.databases import ClonedDatabase, Provisioned
+from sqlalchemy import text
+
+CONTEXT = AuditContext.system("test")
+
+
+def settings_of(postgres_url: str, **changes: Any) -> Settings:
+    unused = "redis://localhost:1/0"
+    return Settings(
+        **{
+            "postgres_url": postgres_url,
+            "amqp_url": "amqp://localhost:1/",
+            "redis_url": unused,
+            "auth_url": "http://localhost:1",
+            "service_secret": "secret",
+        }
+        | changes
+    )
+
+
+@dataclass
+class Bench:
+    """One organisation of its own, with shorthand for what routers and administrators do."""
+
+    database: Database
+    cases: UseCases
+    organisation: UUID = field(default_factory=uuid4)
+
+    async def budget(
+        self,
+        limit: int,
+        *,
+        scope: Scope = Scope.ORGANISATION,
+        scope_id: UUID | None = None,
+        period: PeriodKind = PeriodKind.MONTH,
+    ) -> Budget:
+        wish = NewBudget(
+            name="test",
+            scope=scope,
+            scope_id=scope_id or self.organisation,
+            limit_nano=limit,
+            period=period,
+            time_zone="UTC",
+            thresholds=DEFAULT_THRESHOLDS,
+        )
+        return await self.cases.create_budget(self.organisation, wish, CONTEXT)
+
+    async def lease(
+        self,
+        want: int,
+        need: int | None = None,
+        *,
+        holder: str = "router-1",
+        bot: UUID | None = None,
+        project: UUID | None = None,
+        lease_id: UUID | None = None,
+    ) -> GrantedLease:
+        chain = ScopeChain(self.organisation, project, bot)
+        wish = LeaseWish(holder, chain, want=want, need=want if need is None else need, lease_id=lease_id)
+        return await self.cases.grant_lease(wish)
+
+    def usage(
+        self,
+        lease_id: UUID | None,
+        *,
+        cost: int = 0,
+        hold: int | None = None,
+        outcome: str = "settled",
+        attempt: UUID | None = None,
+        bot: UUID | None = None,
+        project: UUID | None = None,
+        model: str = "echo-1",
+        started_at: datetime | None = None,
+    ) -> Usage:
+        message = UsageRecordedV1.model_validate(
+            {
+                "attempt_id": attempt or uuid4(),
+                "completion_id": uuid4(),
+                "lease_id": lease_id,
+                "project_id": project,
+                "bot_id": bot,
+                "model": model,
+                "deployment": "simulator",
+                "provider": "simulator",
+                "input_tokens": 10,
+                "output_tokens": 5,
+                "hold_nano_usd": cost if hold is None else hold,
+                "cost_nano_usd": cost,
+                "outcome": outcome,
+                "price_version": "test",
+                "status": 200,
+                "streaming": False,
+                "started_at": started_at or datetime.now(UTC),
+                "latency_ms": 12,
+            }
+        )
+        return Usage(uuid4(), self.organisation, message, traceparent=None)
+
+    async def record(self, *usages: Usage) -> None:
+        await self.cases.record_usage(usages)
+
+    async def reading(self, budget: Budget) -> BudgetReading:
+        found = await self.cases.readings.budget(self.organisation, budget.id)
+        assert found is not None
+        return found
+
+    async def emitted(self, kind: str) -> list[dict[str, Any]]:
+        """Bodies of this organisation's outbox messages of one type, oldest first."""
+        query = text(
+            "SELECT convert_from(body, 'UTF8')::jsonb FROM outbox"
+            " WHERE type = :type AND organisation_id = :organisation ORDER BY sequence"
+        )
+        async with self.database.system_unit_of_work() as unit:
+            found = await unit.session.execute(query, {"type": kind, "organisation": self.organisation})
+            return list(found.scalars())
+
+    async def assert_balanced(self) -> None:
+        assert await self.cases.check_ledger(self.organisation, full=True) == []
+        assert await self.cases.check_ledger(self.organisation, full=False) == []
+
+
+@pytest.fixture(scope="module")
+def cloned(provisioned: Provisioned) -> ClonedDatabase:
+    return provisioned.database("kairos_budget")
+
+
+@pytest.fixture(scope="module")
+async def database(cloned: ClonedDatabase) -> AsyncIterator[Database]:
+    opened = Database(create_engine(cloned.urls["budget"], application_name="test", pool_size=10), service=SERVICE)
+    yield opened
+    await opened.dispose()
+
+
+@pytest.fixture
+def bench(database: Database, cloned: ClonedDatabase) -> Bench:
+    return Bench(database, use_cases(database, settings_of(cloned.urls["budget"])))
