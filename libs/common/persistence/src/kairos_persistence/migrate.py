@@ -21,7 +21,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 from kairos_persistence.engine import driver_url
 from kairos_persistence.provision import OWNER
-from kairos_telemetry import get_logger
+from kairos_telemetry import configure, get_logger
 
 Phase = Literal["expand", "contract"]
 
@@ -176,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--schema", required=True, help="for example bots")
     parser.add_argument("--phase", choices=sorted(DIRECTORIES), default="expand")
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    configure("migrate", otlp_endpoint=None)
     migrate(given.url, given.package, given.schema, given.phase)
     return 0
 

@@ -4,6 +4,7 @@
 third-party libraries (uvicorn, aio-pika, sqlalchemy) leave through the same processors.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
@@ -20,6 +21,9 @@ log_context = structlog.contextvars.bound_contextvars
 """`with log_context(turn_id=...)`: fields that every record of this task carries inside the block."""
 
 _QUIET = ("aio_pika", "aiormq", "opentelemetry", "urllib3", "httpx2", "httpcore2", "asyncio", "sqlalchemy")
+
+# A dataclass goes through its repr, because its fields would pass unmasked otherwise.
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -49,11 +53,15 @@ def _constants(**fields: str) -> Processor:
 
 
 def _line(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> bytes:
-    return orjson.dumps(event, default=_shown, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(event, default=_shown, option=_OPTIONS)
+    except TypeError:
+        # Integers beyond 64 bits and broken surrogates: slower, but the line is not lost.
+        return json.dumps(event, default=_shown, skipkeys=True).encode()
 
 
 def _shown(value: object) -> object:
-    # An object orjson does not know is shown by its repr, which was not masked yet.
+    # What JSON does not know is shown by its repr, which no earlier step has masked.
     return redact(sorted(map(str, value)) if isinstance(value, set | frozenset) else repr(value))
 
 

@@ -51,53 +51,99 @@ SECRET_PAIRS = frozenset(
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape a secret has. `keep` is put back before the mask, so that a reader sees what was there."""
+    """One shape a secret has in running text.
+
+    `markers` are lower-case pieces of which a text with such a secret holds at least one: looking for
+    them is cheap, so that most texts never meet a pattern. The group `keep` is put back before the
+    mask, so that a reader sees what stood there.
+    """
 
     name: str
-    pattern: str
-    keep: str = ""
+    markers: tuple[str, ...]
+    pattern: re.Pattern[str]
 
 
+_KEYS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "pepper",
+    "secret",
+    "credential",
+    "credentials",
+    "token",
+    "kairos_session",
+)
+_KEY_OWNERS = ("api", "access", "private", "signing", "data")
+_NAMED = rf"(?i:{'|'.join(_KEYS)}|(?:{'|'.join(_KEY_OWNERS)})[_-]?key)"
+_NAMED_MARKERS = ("pass", "pepper", "secret", "credential", "token", "kairos_session", "key")
+
+# Each pattern starts with a literal or at the edge of a word, so that masking stays linear in the text.
 SHAPES: tuple[Shape, ...] = (
     Shape(
         "private key block",
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+        ("-----begin",),
+        re.compile(
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"
+        ),
     ),
-    Shape("Kairos API key", r"(?P<kairos>kairos_(?:live|test)_)[A-Za-z0-9]{6,}", "kairos"),
-    Shape("Telegram bot token", r"(?<![0-9])[0-9]{6,12}:[A-Za-z0-9_-]{30,64}"),
-    Shape("JSON Web Token", r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"),
+    Shape(
+        "authorization or cookie header",
+        ("authorization", "cookie"),
+        re.compile(r"(?P<keep>(?i:authorization|cookie)[\"']?\s*[=:]\s*[\"']?)[^\r\n\"']+"),
+    ),
+    Shape("Kairos API key", ("kairos_",), re.compile(r"(?P<keep>kairos_(?:live|test)_)[A-Za-z0-9]{6,}")),
+    Shape("Telegram bot token", (":",), re.compile(r"(?<![0-9])[0-9]{6,12}:[A-Za-z0-9_-]{30,}")),
+    Shape(
+        "JSON Web Token",
+        ("eyj",),
+        re.compile(r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*"),
+    ),
     Shape(
         "provider key",
-        r"(?P<provider>(?<![A-Za-z0-9])(?:sk|xox[abp]|gh[pousr])[-_])[A-Za-z0-9_-]{16,}",
-        "provider",
+        ("sk", "xox", "gh"),
+        re.compile(r"(?P<keep>(?<![A-Za-z0-9])(?:sk|xox[abp]|gh[pousr])[-_])[A-Za-z0-9_-]{16,}"),
     ),
-    Shape("argon2 hash", r"\$argon2(?:id|i|d)\$[^\s\"']+"),
+    Shape("argon2 hash", ("$argon2",), re.compile(r"\$argon2(?:id|i|d)\$[^\s\"']+")),
     Shape(
-        "authorization value",
-        r"(?P<scheme>(?:(?i:bearer|basic)(?:\s|%20)+)+)[A-Za-z0-9._~+/=%:-]{4,}",
-        "scheme",
+        "bearer or basic credentials",
+        ("bearer", "basic"),
+        re.compile(r"(?P<keep>(?:(?i:bearer|basic)(?:\s|%20)+)+)[A-Za-z0-9._~+/=%:-]{4,}"),
     ),
-    Shape("password in a URL", r"(?P<url>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@\"']*:)[^\s\"']*(?=@)", "url"),
+    Shape(
+        "password in a URL",
+        ("://",),
+        re.compile(r"(?P<keep>://[^\s:/@\"']{0,128}:)[^\s\"']{1,512}(?=@)"),
+    ),
+    Shape(
+        "quoted secret",
+        _NAMED_MARKERS,
+        re.compile(
+            rf"(?P<keep>{_NAMED}[\"']?\s*[=:]\s*(?P<quote>[\"']))(?:\\.|(?!(?P=quote))[^\\])+",
+        ),
+    ),
     Shape(
         "assigned secret",
-        r"(?P<assigned>(?i:[\"']?[a-z_.-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|token"
-        r"|authorization|kairos_session)[\"']?\s*[=:]\s*[\"']?))(?!\[redacted\])(?!(?i:bearer|basic)\s)[^\s\"'&,;})\]]+",
-        "assigned",
+        _NAMED_MARKERS,
+        re.compile(rf"(?P<keep>{_NAMED}[\"']?\s*[=:]\s*)(?!\[redacted\])[^\s\"'&]+"),
     ),
 )
-_ANY = re.compile("|".join(f"(?:{shape.pattern})" for shape in SHAPES))
-_KEPT = tuple(shape.keep for shape in SHAPES if shape.keep)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 def _mask(match: re.Match[str]) -> str:
-    kept = next((match.group(name) for name in _KEPT if match.group(name) is not None), "")
-    return f"{kept}{MASK}"
+    return f"{match.groupdict().get('keep', '')}{MASK}"
 
 
 def redact_text(text: str) -> str:
     """Mask every secret a string contains; the rest of it stays readable."""
-    return _ANY.sub(_mask, text)
+    lowered = text.lower()
+    for shape in SHAPES:
+        for marker in shape.markers:
+            if marker in lowered:
+                text = shape.pattern.sub(_mask, text)
+                break
+    return text
 
 
 def is_secret_name(name: str) -> bool:
