@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -7,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from kairos_persistence import Database
 from kairos_persistence.schema import enable_tenant_scope
+from kairos_telemetry import metrics
 
 pytestmark = pytest.mark.servers
 
@@ -92,3 +94,24 @@ def test_a_table_is_named_plainly(table: str) -> None:
 class _Nothing:
     def execute(self, sqltext: str) -> object:
         raise AssertionError(sqltext)
+
+
+async def test_a_background_task_keeps_the_days_coming(database: Database, owner_rows: Rows) -> None:
+    owner_rows(
+        "DROP TABLE bots.visits_"
+        + str(owner_rows("SELECT to_char(now() + interval '7 days', 'YYYYMMDD')")[0][0])
+    )
+    task = asyncio.create_task(database.keep_partitions(every_s=0.01))
+    wanted = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'bots.visits'::regclass"
+    before = owner_rows(wanted)[0][0]
+    async with asyncio.timeout(10):
+        while owner_rows(wanted)[0][0] == before:
+            await database.ping()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_the_pool_is_measured(database: Database) -> None:
+    labels = {"service": "bot-worker", "state": "idle"}
+    assert (metrics.REGISTRY.get_sample_value("kairos_database_connections", labels) or 0) >= 1
