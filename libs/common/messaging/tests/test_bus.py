@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
+import aio_pika
 import pytest
 
 from kairos_contracts.auth.v1 import OrganisationCreatedV1
 from kairos_contracts.conversation.v1 import BotLifecycleChangedV1
+from kairos_faults import Action, arm, disarm
 from kairos_messaging import (
     DEAD_LETTERS,
     Bus,
@@ -24,6 +26,7 @@ from kairos_messaging import (
 )
 from kairos_messaging.topology import from_catalogue
 from kairos_persistence import DatabaseUnavailable
+from kairos_telemetry.metrics import REGISTRY
 from kairos_testkit.servers import Servers
 
 pytestmark = pytest.mark.servers
@@ -479,3 +482,141 @@ async def test_an_event_published_before_its_consumer_ever_started_waits(
     late.consume(queue, got)
     await late.start()
     await eventually(lambda: got.done == ["early"])
+
+
+@pytest.mark.parametrize("escape", [SystemExit(3), asyncio.CancelledError(), BaseException("panic")])
+async def test_a_handler_that_raises_no_ordinary_error_fails_its_message_only(
+    make_bus: MakeBus, send: Send, eventually: Eventually, queue: str, escape: BaseException
+) -> None:
+    bus = make_bus()
+    got: list[str] = []
+
+    async def handle(delivery: Delivery[Any]) -> None:
+        if delivery.message.reason == "bad" and delivery.attempt < 3:
+            raise escape
+        got.append(f"{delivery.message.reason}{delivery.attempt}")
+
+    bus.consume(queue, handle)
+    await bus.start()
+    await send(bus, "bad")
+    await send(bus, "good")
+    await eventually(lambda: sorted(got) == ["bad3", "good1"])
+    await bus.check()
+
+
+async def test_a_drill_that_fails_the_acknowledgement_makes_a_duplicate_and_no_stuck_message(
+    make_bus: MakeBus, send: Send, eventually: Eventually, queue: str
+) -> None:
+    bus, got = make_bus(), Recorder()
+    bus.consume(queue, got)
+    await bus.start()
+    arm("message.handled", Action(kind="error", times=1))
+    try:
+        await send(bus, "twice")
+        await eventually(lambda: got.done == ["twice", "twice"])
+    finally:
+        disarm("message.handled")
+
+
+async def test_a_message_that_is_returned_too_often_is_buried_by_the_broker(
+    make_bus: MakeBus,
+    send: Send,
+    eventually: Eventually,
+    queue: str,
+    collect_dead: CollectDead,
+    broker_url: str,
+) -> None:
+    bus = make_bus()
+    letters = collect_dead(bus)
+    await bus.start()
+    message_id = await send(bus, "kills its consumer")
+    connection = await aio_pika.connect(broker_url)
+    async with connection:
+        work = await (await connection.channel()).get_queue(queue, ensure=False)
+
+        async def crash() -> bool:
+            message = await work.get(fail=False)
+            if message is not None:
+                await message.nack(requeue=True)
+            return bool(letters)
+
+        await eventually(crash, within=30)
+    assert (letters[0].queue, letters[0].error_class) == (queue, "delivery_limit")
+    assert letters[0].message_id == str(message_id)
+    await bus.replay(letters[0])
+    second, got = make_bus(), Recorder()
+    second.consume(queue, got)
+    await second.start()
+    await eventually(lambda: [call.envelope.id for call in got.calls] == [message_id])
+
+
+async def test_publishing_and_consuming_have_connections_of_their_own_with_a_short_heartbeat(
+    make_bus: MakeBus, eventually: Eventually, queue: str, servers: Servers, broker_url: str
+) -> None:
+    bus = make_bus()
+    bus.consume(queue, Recorder(), concurrency=4)
+    await bus.start()
+    vhost = broker_url.rpartition("/")[2]
+
+    async def connections() -> dict[str, Any] | None:
+        rows = await asyncio.to_thread(servers.management.call, "GET", f"/api/vhosts/{vhost}/connections")
+        found = {row.get("client_properties", {}).get("connection_name"): row.get("timeout") for row in rows}
+        return found if len(found) == 2 and None not in found.values() else None
+
+    assert await eventually(connections) == {"bot-worker.publish": 10, "bot-worker.consume": 10}
+
+    async def prefetch() -> list[int]:
+        rows = await asyncio.to_thread(servers.management.call, "GET", f"/api/consumers/{vhost}")
+        return [row["prefetch_count"] for row in rows]
+
+    assert await eventually(prefetch) == [8]
+
+
+async def test_a_publish_to_a_broker_that_hangs_fails_within_its_deadline(
+    make_bus: MakeBus, send: Send, eventually: Eventually, queue: str, servers: Servers, fast: Tuning
+) -> None:
+    bus, got = make_bus(tuning=replace(fast, publish_timeout=0.5)), Recorder()
+    bus.consume(queue, got)
+    await bus.start()
+    await asyncio.to_thread(servers.rabbitmq.pause)
+    try:
+        async with asyncio.timeout(3):
+            with pytest.raises(PublishFailed, match="TimeoutError"):
+                await send(bus, "maybe")
+    finally:
+        await asyncio.to_thread(servers.rabbitmq.resume)
+    await send(bus, "surely")
+    # The first one may have arrived: an unconfirmed publish has an unknown fate.
+    await eventually(lambda: "surely" in got.done)
+
+
+async def test_outcomes_are_counted_per_queue(
+    make_bus: MakeBus, send: Send, eventually: Eventually, queue: str
+) -> None:
+    def count(outcome: str) -> float:
+        labels = {"queue": queue, "outcome": outcome}
+        return REGISTRY.get_sample_value("kairos_messages_consumed_total", labels) or 0.0
+
+    before = {outcome: count(outcome) for outcome in ("handled", "retried", "dead")}
+    bus = make_bus()
+    bus.consume(queue, Recorder(lambda call: RuntimeError() if call.message.reason == "bad" else None))
+    await bus.start()
+    await send(bus, "bad")
+    await send(bus, "good")
+    await eventually(lambda: count("dead") > before["dead"])
+    assert {outcome: count(outcome) - before[outcome] for outcome in before} == {
+        "handled": 1,
+        "retried": 4,
+        "dead": 1,
+    }
+
+
+async def test_a_service_tells_which_of_its_queues_are_paused(
+    make_bus: MakeBus, send: Send, eventually: Eventually, queue: str
+) -> None:
+    bus = make_bus()
+    bus.consume(queue, Recorder(lambda _: InfrastructureUnavailable()))
+    await bus.start()
+    assert bus.paused == ()
+    await send(bus, "x")
+    await eventually(lambda: bus.paused == (queue,))

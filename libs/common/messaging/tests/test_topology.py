@@ -141,3 +141,8 @@ def test_only_this_library_talks_to_the_broker_client() -> None:
         and "tests" not in path.parts
         and not any(path.is_relative_to(folder) for folder in allowed)
     ]
+
+
+def test_a_ladder_without_a_rung_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        from_catalogue(())

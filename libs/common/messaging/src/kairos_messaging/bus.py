@@ -186,6 +186,11 @@ class Bus:
         except TimeoutError as error:
             raise ConsumerLost("the broker does not answer") from error
 
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """The queues whose consumers now wait for a server that is away."""
+        return tuple(reader.consumer.subscription.label for reader in self._readers if reader.consumer.paused)
+
     def _named(self, purpose: str) -> Any:
         return tuned_url(self._url, name=f"{self.service}.{purpose}", tuning=self._tuning)
 

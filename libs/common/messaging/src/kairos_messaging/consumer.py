@@ -18,7 +18,7 @@ from kairos_messaging.errors import InfrastructureUnavailable, PermanentError, P
 from kairos_messaging.jobs import Job, Prepare
 from kairos_messaging.lanes import Lanes
 from kairos_messaging.pause import HeldTooLong, PauseGate, Stopping
-from kairos_messaging.publisher import Publisher
+from kairos_messaging.publisher import Publisher, cancelled_from_outside
 from kairos_messaging.topology import DEAD, DEAD_LETTERS, Topology
 from kairos_messaging.tuning import Tuning
 from kairos_persistence import DatabaseUnavailable
@@ -42,6 +42,22 @@ class Subscription:
     concurrency: int = 1
     ordered: bool = False
     replica: bool = False
+
+
+class HandlerEscaped(Exception):  # noqa: N818 - reads as the fact it states
+    """The handler ended with something that is no ordinary error; the message climbs the ladder."""
+
+
+def _failure(error: BaseException) -> Exception:
+    """The failure of a message, also where a library raised SystemExit, a panic or a stray cancellation.
+
+    Left alone those would end the consumer, or leave the message unacknowledged until a restart.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyboardInterrupt) or cancelled_from_outside(error):
+        raise error
+    return HandlerEscaped(f"{type(error).__name__}: {error}")
 
 
 class Consumer:
@@ -70,7 +86,13 @@ class Consumer:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        outcome = await self._settled(message)
+        try:
+            outcome = await self._settled(message)
+        except Exception:
+            # An unsettled message would lie here unacknowledged until the next restart. The delivery
+            # limit keeps this from becoming a loop.
+            log.exception("delivery_unsettled", queue=self.subscription.label)
+            outcome = await self._give_back(message)
         metrics.counter("kairos_messages_consumed_total").labels(
             queue=self.subscription.label, outcome=outcome
         ).inc()
@@ -89,8 +111,8 @@ class Consumer:
     async def _settled(self, message: AbstractIncomingMessage) -> Outcome:
         try:
             job = self.subscription.prepare(message)
-        except Exception as error:  # noqa: BLE001 - whatever a malformed message raises, it is malformed for good.
-            return await self._failed(message, error, permanent=True)
+        except BaseException as error:  # noqa: BLE001 - whatever a malformed message raises, it stays malformed.
+            return await self._failed(message, _failure(error), permanent=True)
         with log_context(message_id=message.message_id, queue=self.subscription.label):
             try:
                 async with self._place(job.subject):
@@ -99,8 +121,8 @@ class Consumer:
                 return await self._give_back(message)
             except HeldTooLong as error:
                 return await self._park(message, error)
-            except Exception as error:  # noqa: BLE001 - a handler may raise anything; the ladder decides.
-                return await self._failed(message, error, permanent=isinstance(error, PERMANENT))
+            except BaseException as error:  # noqa: BLE001 - a handler may raise anything; the ladder decides.
+                return await self._failed(message, _failure(error), permanent=isinstance(error, PERMANENT))
         await apoint("message.handled")
         return await self._ack(message, "handled")
 

@@ -73,6 +73,8 @@ def from_catalogue(
     queues: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Topology:
     """The topology of the suite. `queues` (name -> message types) replaces the catalogue in tests."""
+    if not retry_delays:
+        raise ValueError("a retry ladder has at least one delay")
     wanted = catalogue_queues() if queues is None else queues
     declared: list[Queue] = [Queue(DEAD_LETTERS, _dead_letter_arguments())]
     bindings = [Binding(DEAD, DEAD_LETTERS, "#")]
