@@ -122,3 +122,14 @@ def test_rules_and_dashboards_ask_for_declared_metrics_only() -> None:
                 asked[re.sub(r"_(bucket|sum|count)$", "", name)] = path.name
     assert asked, "no expression was found"
     assert {name: path for name, path in asked.items() if name not in known} == {}
+
+
+def test_every_declared_metric_is_written_by_the_code_and_no_other() -> None:
+    used: set[tuple[str, str]] = set()
+    for path in (*ROOT.glob("libs/common/*/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")):
+        if path.name != "document.py":
+            text = path.read_text(encoding="utf-8")
+            used |= {
+                (name, kind) for kind, name in re.findall(r"\b(counter|gauge|histogram)\(\s*\"(\w+)\"", text)
+            }
+    assert used == {(metric.name, metric.kind) for metric in REGISTER}
