@@ -10,10 +10,11 @@ import psycopg
 import pytest
 import redis
 
+from kairos_testkit.engine import engine_answers
 from kairos_testkit.guardian import start_time
 from kairos_testkit.management import ManagementError
 from kairos_testkit.ports import free_port, is_free, wait_until
-from kairos_testkit.servers import ForeignServer, NotOursError, Servers, engine_answers, start_servers
+from kairos_testkit.servers import ForeignServer, NotOursError, Servers, start_servers
 from kairos_testkit.settings import KitSettings
 
 pytestmark = pytest.mark.servers
@@ -64,6 +65,7 @@ def test_servers_end_when_their_run_is_killed(tmp_path: Path) -> None:
     program = f"""
 import signal, sys
 from pathlib import Path
+from kairos_testkit.engine import engine_answers
 from kairos_testkit.guardian import Guardian
 from kairos_testkit.native import Credentials, ServerPorts, redis
 from kairos_testkit.processes import Process

@@ -21,7 +21,7 @@ from kairos_testkit.management import Management
 from kairos_testkit.ports import answers
 from kairos_testkit.processes import ServerSpec
 
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLUGINS: Final = (
     "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_consistent_hash_exchange,rabbitmq_shovel]."
 )
@@ -52,7 +52,7 @@ def find_program(name: str) -> str:
         found = sorted(root.glob(f"{pattern.removeprefix('/')}/{name}"), reverse=True)
         if found:
             return str(found[0])
-    located = shutil.which(name, path=_PATH) or shutil.which(name)
+    located = shutil.which(name, path=PATH) or shutil.which(name)
     if located is None:
         raise ProgramMissingError(
             f"{name} is not installed; run: apt-get install -y {PACKAGES.get(name, name)}"
@@ -109,7 +109,7 @@ def epmd(state: Path, ports: ServerPorts) -> ServerSpec:
     return ServerSpec(
         name="epmd",
         argv=(find_program("epmd"), "-port", str(ports.epmd), "-address", "127.0.0.1"),
-        env={"PATH": _PATH},
+        env={"PATH": PATH},
         cwd=state,
         ready=lambda: answers(ports.epmd),
         priority=10,
@@ -120,7 +120,7 @@ def rabbitmq(state: Path, ports: ServerPorts, credentials: Credentials) -> Serve
     home = state / "rabbitmq"
     erlang = f"-setcookie {credentials.cookie} -kernel inet_dist_use_interface {{127,0,0,1}}"
     env = {
-        "PATH": _PATH,
+        "PATH": PATH,
         "LANG": "C.UTF-8",
         "HOME": str(home),
         "RABBITMQ_NODENAME": "kairos@localhost",
@@ -202,7 +202,7 @@ def postgres(state: Path, ports: ServerPorts, credentials: Credentials, *, durab
     if not durable:
         options |= {"fsync": "off", "full_page_writes": "off"}
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    env = {"PATH": _PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": str(state)}
+    env = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": str(state)}
 
     def prepare() -> None:
         if not (data / "PG_VERSION").exists():
@@ -240,7 +240,7 @@ def redis(state: Path, ports: ServerPorts, credentials: Credentials) -> ServerSp
     return ServerSpec(
         name="redis",
         argv=(find_program("redis-server"), str(config)),
-        env={"PATH": _PATH, "LANG": "C.UTF-8"},
+        env={"PATH": PATH, "LANG": "C.UTF-8"},
         cwd=state,
         prepare=prepare,
         ready=lambda: redis_answers(ports.redis, credentials.redis_password),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kairos_testkit.fake_telegram import FakeTelegram
     from kairos_testkit.otlp_receiver import OtlpReceiver
     from kairos_testkit.servers import Servers
+    from kairos_testkit.stack import Stack
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +92,12 @@ def otlp_receiver() -> Iterator[OtlpReceiver]:
 
     with OtlpReceiver() as receiver:
         yield receiver
+
+
+@pytest.fixture(scope="session")
+def stack(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The whole suite, started once per run. Tests that hurt it start their own with start_stack()."""
+    from kairos_testkit.stack import start_stack
+
+    with start_stack(servers, request.config.rootpath) as running:
+        yield running

@@ -1,17 +1,15 @@
 """RabbitMQ, PostgreSQL and Redis private to one run, which a test may kill and restart."""
 
-import os
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
-from urllib.error import URLError
 
 from kairos_testkit import native
+from kairos_testkit.engine import engine_answers
 from kairos_testkit.guardian import Guardian
 from kairos_testkit.management import Management
 from kairos_testkit.ports import free_port
@@ -138,34 +136,6 @@ def start_native(*, durable: bool = False, keep: bool = False) -> Servers:
         state=state,
         _closers=[close],
     )
-
-
-def engine_answers(docker_host: str | None) -> bool:
-    """Whether a Docker engine can be asked to run containers; a client program alone is not enough."""
-    if docker_host and not docker_host.startswith("unix://"):
-        try:
-            address = docker_host.replace("tcp://", "http://", 1)
-            with urllib.request.urlopen(f"{address}/_ping", timeout=2) as answer:  # noqa: S310 - the user's own engine
-                return bool(answer.status == 200)  # noqa: PLR2004 - HTTP OK
-        except (URLError, OSError, ValueError):
-            return False
-    socket_path = (docker_host or "unix:///var/run/docker.sock").removeprefix("unix://")
-    if not os.path.exists(socket_path):  # noqa: PTH110 - Path.exists raises where a parent is not readable
-        return False
-    return _ping(socket_path)
-
-
-def _ping(socket_path: str) -> bool:
-    import socket  # noqa: PLC0415 - beside its only use
-
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(2)
-            connection.connect(socket_path)
-            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
-            return b" 200 " in connection.recv(64)
-    except OSError:
-        return False
 
 
 def _foreign(settings: KitSettings) -> Servers:

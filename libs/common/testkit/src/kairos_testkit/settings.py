@@ -1,5 +1,8 @@
 """What the environment may tell the testkit. Everything has a default: `make test` needs no setting."""
 
+import os
+from typing import Final
+
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,3 +24,55 @@ class KitSettings(BaseSettings):
     docker_host: str | None = Field(default=None, validation_alias="DOCKER_HOST")
     # True: the state directory of the private servers stays after the run.
     keep: bool = False
+
+
+# What a service started by the testkit takes over from the user's environment: keys and addresses of
+# real providers, the way out to the network, and coverage when a test run measures its children.
+_PASSED: Final = (
+    "COVERAGE_PROCESS_CONFIG",
+    "COVERAGE_PROCESS_START",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "TZ",
+    "HOME",
+    "LANG",
+    "PATH",
+)
+_PASSED_ENDINGS: Final = ("_API_KEY", "_BASE_URL")
+
+
+def passed_environment() -> dict[str, str]:
+    """The part of this process's environment that services inherit."""
+    everything = os.environ  # noqa: TID251 - this module is the testkit's reader of the environment
+    return {
+        name: value
+        for name, value in everything.items()
+        if name in _PASSED or (name.endswith(_PASSED_ENDINGS) and not name.startswith("KAIROS_"))
+    }
+
+
+class LocalSettings(BaseSettings):
+    """What `make up` may be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KAIROS_", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    native: bool = False
+    docker_host: str | None = Field(default=None, validation_alias="DOCKER_HOST")
+    organisation: str = "Kairos Demo"
+    admin_email: str = "admin@kairos.example"
+    otlp_endpoint: str | None = None
+    log_level: str = "INFO"
+    telegram_api_base: str | None = None
+    # An address the real Telegram can reach; without one, bots of the real Telegram poll.
+    public_url: str | None = None
+    # `make clean` deletes data only when this is "yes".
+    clean: str = ""
