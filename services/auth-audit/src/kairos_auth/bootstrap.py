@@ -115,12 +115,17 @@ def _application(
     limiter = RateLimiter(settings.redis_url.get_secret_value())
     introspect = Introspect(core.transactions, core.fingerprints, core.clock)
 
+    async def start_messaging() -> None:
+        await bus.start()
+        # Before the topology is declared a message would come back unroutable.
+        background.start("outbox relay", OutboxRelay(database, bus).run)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Signing in does not need the broker, so starting does not wait for it.
-        background.start("bus", bus.start)
-        background.start("outbox relay", OutboxRelay(database, bus).run)
+        background.start("bus", start_messaging)
         background.start("checkpoints", checkpointer.run)
+        background.start("partitions", database.keep_partitions)
         yield
         await background.stop()
         await bus.stop()

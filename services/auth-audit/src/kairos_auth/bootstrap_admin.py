@@ -1,6 +1,7 @@
-"""Make an organisation and its first admin.
+"""Make an organisation and its first admin, once.
 
-`python -m kairos_auth.bootstrap_admin --organisation NAME --email ADDRESS` prints one JSON object. `password` is in it only when the admin was made now; it must be changed.
+`python -m kairos_auth.bootstrap_admin --organisation NAME --email ADDRESS` prints one JSON object.
+`password` is in it only when the admin was made now; it must be changed.
 """
 
 import argparse

@@ -33,12 +33,8 @@ def describe(report: Report) -> str:
             "keys         not pinned: give --anchor or --trust-key to tell our signature from another's"
         )
     for found in report.findings:
-        place = (
-            f"{found.first_seq}"
-            if found.first_seq == found.last_seq
-            else f"{found.first_seq}-{found.last_seq}"
-        )
-        lines.append(f"FOUND        {found.kind} at {place} {found.detail}".rstrip())
+        end = "" if found.first_seq == found.last_seq else f"-{found.last_seq}"
+        lines.append(f"FOUND        {found.kind} at {found.first_seq}{end} {found.detail}".rstrip())
     lines.append("intact" if report.intact else "NOT INTACT")
     return "\n".join(lines) + "\n"
 

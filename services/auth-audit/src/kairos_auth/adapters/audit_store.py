@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, Text, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -159,22 +159,30 @@ class PostgresAuditLog:
         await self._session.execute(insert(AuditAnchorRow).values(**values))
 
 
+# Written out as in the indexes, so that the planner recognises them.
+_ACTOR: ColumnElement[str] = literal_column("entry #>> '{actor,id}'", Text)
+_ACTION: ColumnElement[str] = literal_column("entry ->> 'action'", Text)
+_TARGET: ColumnElement[str] = literal_column("entry ->> 'target'", Text)
+_OUTCOME: ColumnElement[str] = literal_column("entry ->> 'outcome'", Text)
+_OCCURRED_AT: ColumnElement[str] = literal_column("entry ->> 'occurred_at'", Text)
+
+
 def _conditions(wanted: EntryFilter) -> list[Any]:
     conditions: list[Any] = [
-        column == value
-        for column, value in (
-            (col(AuditEntryRow.actor_id), wanted.actor),
-            (col(AuditEntryRow.action), wanted.action),
-            (col(AuditEntryRow.target), wanted.target),
-            (col(AuditEntryRow.outcome), wanted.outcome),
+        expression == value
+        for expression, value in (
+            (_ACTOR, wanted.actor),
+            (_ACTION, wanted.action),
+            (_TARGET, wanted.target),
+            (_OUTCOME, wanted.outcome),
         )
         if value is not None
     ]
     # Fixed-length UTC text sorts as time does.
     if wanted.occurred_from is not None:
-        conditions.append(col(AuditEntryRow.occurred_at) >= rfc3339(wanted.occurred_from))
+        conditions.append(rfc3339(wanted.occurred_from) <= _OCCURRED_AT)
     if wanted.occurred_to is not None:
-        conditions.append(col(AuditEntryRow.occurred_at) < rfc3339(wanted.occurred_to))
+        conditions.append(rfc3339(wanted.occurred_to) > _OCCURRED_AT)
     return conditions
 
 

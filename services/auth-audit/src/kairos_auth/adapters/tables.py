@@ -4,16 +4,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, Column, Computed, DateTime, Text
+from sqlalchemy import JSON, DateTime
 from sqlmodel import Field, SQLModel
 
 
 def _time(**options: Any) -> Any:
     return Field(sa_type=DateTime(timezone=True), **options)
-
-
-def _computed(source: str) -> Any:
-    return Field(default=None, sa_column=Column(Text, Computed(source, persisted=True)))
 
 
 class OrganisationRow(SQLModel, table=True):
@@ -97,11 +93,6 @@ class AuditEntryRow(SQLModel, table=True):
     prev_hash: str
     hash: str
     entry: dict[str, Any] = Field(sa_type=JSON)
-    occurred_at: str | None = _computed("entry ->> 'occurred_at'")
-    actor_id: str | None = _computed("entry #>> '{actor,id}'")
-    action: str | None = _computed("entry ->> 'action'")
-    target: str | None = _computed("entry ->> 'target'")
-    outcome: str | None = _computed("entry ->> 'outcome'")
 
 
 class AuditHeadRow(SQLModel, table=True):
