@@ -5,7 +5,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from kairos_persistence.migrate import ExpandPending, SchemaMissing, main, migrate
+from kairos_persistence.migrate import (
+    ExpandPending,
+    NotMigrated,
+    SchemaMissing,
+    main,
+    migrate,
+    wait_until_migrated,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -98,4 +105,33 @@ def test_the_command_migrates(empty_store: Any, example_package: str) -> None:
     assert (
         main(["--url", owner, "--package", example_package, "--schema", "bots", "--phase", "contract"]) == 0
     )
+    assert empty_store.rows(VERSIONS) == [("0002",)]
+
+
+def test_a_service_waits_until_someone_has_migrated(empty_store: Any, example_package: str) -> None:
+    owner, runtime = empty_store.url("kairos_owner"), empty_store.url("kairos_bots")
+    pauses: list[float] = []
+
+    def someone_migrates(seconds: float) -> None:
+        pauses.append(seconds)
+        migrate(owner, example_package, "bots")
+
+    wait_until_migrated(runtime, example_package, "bots", seconds=30, pause=someone_migrates)
+    assert len(pauses) == 1
+    assert main(["--url", runtime, "--package", example_package, "--schema", "bots", "--wait", "5"]) == 0
+
+
+def test_waiting_ends_with_what_is_missing(empty_store: Any, example_package: str) -> None:
+    with pytest.raises(NotMigrated, match=r"bots is at nothing, \['0002'\] is wanted"):
+        wait_until_migrated(empty_store.url("kairos_bots"), example_package, "bots", seconds=0.01)
+
+
+def test_a_container_finds_the_server_in_its_environment(
+    empty_store: Any, example_package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--package", example_package, "--schema", "bots"]
+    with pytest.raises(SystemExit, match="KAIROS_POSTGRES_URL"):
+        main(arguments)
+    monkeypatch.setenv("KAIROS_POSTGRES_URL", empty_store.url("kairos_owner"))
+    assert main(arguments) == 0
     assert empty_store.rows(VERSIONS) == [("0002",)]

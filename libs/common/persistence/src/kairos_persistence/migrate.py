@@ -7,8 +7,9 @@ at once take turns.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,11 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from kairos_persistence.engine import driver_url
 from kairos_persistence.provision import OWNER
+from kairos_persistence.settings import DatabaseSettings, given_or
 from kairos_telemetry import configure, get_logger
 
 Phase = Literal["expand", "contract"]
@@ -28,6 +31,7 @@ Phase = Literal["expand", "contract"]
 DIRECTORIES: dict[Phase, str] = {"expand": "versions", "contract": "contract"}
 VERSION_TABLES: dict[Phase, str] = {"expand": "alembic_version", "contract": "alembic_version_contract"}
 PARTITION_DAYS = 7
+WAIT_PAUSE = 1.0
 WAIT_FOR_RUNNER = "120s"
 WAIT_FOR_TABLE = "10s"
 """A change that waits longer for a table's lock gives up, because every query queues up behind it."""
@@ -41,6 +45,10 @@ class ExpandPending(Exception):  # noqa: N818 - reads as the fact it states
 
 class SchemaMissing(Exception):  # noqa: N818 - reads as the fact it states
     """The schema does not exist; run kairos_persistence.provision first."""
+
+
+class NotMigrated(Exception):  # noqa: N818 - reads as the fact it states
+    """The schema is not at the revision the program needs; run its migrations."""
 
 
 def migrate(url: str, package: str, schema: str, phase: Phase = "expand") -> None:
@@ -59,6 +67,33 @@ def migrate(url: str, package: str, schema: str, phase: Phase = "expand") -> Non
             before=before,
             after=heads(connection, schema, phase),
         )
+
+
+def wait_until_migrated(
+    url: str, package: str, schema: str, *, seconds: float, pause: Callable[[float], None] = time.sleep
+) -> None:
+    """Return when the schema is at the newest expand revision of the package.
+
+    Raises NotMigrated after `seconds`. A server or a role that is not there yet is waited for.
+    """
+    script = _script(migrations_of(package), "expand")
+    wanted = set(script.get_heads()) if script else set()
+    engine = create_engine(driver_url(url), poolclass=NullPool, connect_args={"connect_timeout": 5})
+    deadline = time.monotonic() + seconds
+    found: set[str] = set()
+    while time.monotonic() < deadline:
+        with suppress(OperationalError, ProgrammingError), engine.connect() as connection:
+            found = set(heads(connection, schema))
+            # An older program may run on a newer schema: migrations only expand.
+            if wanted <= found or (found and script and not _knows(script, found)):
+                return
+        pause(WAIT_PAUSE)
+    raise NotMigrated(f"{schema} is at {sorted(found) or 'nothing'}, {sorted(wanted)} is wanted")
+
+
+def _knows(script: ScriptDirectory, revisions: set[str]) -> bool:
+    known = {revision.revision for revision in script.walk_revisions()}
+    return revisions <= known
 
 
 def migrations_of(package: str) -> Path:
@@ -171,13 +206,23 @@ def _settle(connection: Connection, schema: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kairos_persistence.migrate", description=__doc__)
-    parser.add_argument("--url", required=True, help="URL of kairos_owner")
+    parser.add_argument("--url", help="URL of kairos_owner; otherwise KAIROS_POSTGRES_URL")
     parser.add_argument("--package", required=True, help="for example kairos_bots")
     parser.add_argument("--schema", required=True, help="for example bots")
     parser.add_argument("--phase", choices=sorted(DIRECTORIES), default="expand")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="migrate nothing; wait until someone has. Any role that may read the schema will do",
+    )
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)
     configure("migrate", otlp_endpoint=None)
-    migrate(given.url, given.package, given.schema, given.phase)
+    url = given_or(given.url, DatabaseSettings().postgres_url, "KAIROS_POSTGRES_URL")
+    if given.wait is not None:
+        wait_until_migrated(url, given.package, given.schema, seconds=given.wait)
+        return 0
+    migrate(url, given.package, given.schema, given.phase)
     return 0
 
 

@@ -15,6 +15,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from kairos_persistence.settings import DatabaseSettings, given_or
+
 OWNER = "kairos_owner"
 ROLE_PREFIX = "kairos_"
 DATABASE = "kairos"
@@ -146,7 +148,7 @@ def _ensure_schema(inside: psycopg.Connection, role: str, schema: str) -> None:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m kairos_persistence.provision", description=__doc__)
-    parser.add_argument("--admin-url", required=True)
+    parser.add_argument("--admin-url", help="otherwise KAIROS_POSTGRES_ADMIN_URL")
     parser.add_argument("--database", default=DATABASE)
     parser.add_argument("--role", action="append", default=[], metavar="ROLE=PASSWORD")
     parser.add_argument(
@@ -157,13 +159,19 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = _arguments(sys.argv[1:] if argv is None else argv)
-    roles: dict[str, str] = json.loads(given.roles_file.read_text("utf-8")) if given.roles_file else {}
+    settings = DatabaseSettings()
+    roles = {role: password.get_secret_value() for role, password in settings.role_passwords.items()}
+    if given.roles_file:
+        roles |= json.loads(given.roles_file.read_text("utf-8"))
     for pair in given.role:
         role, separator, password = pair.partition("=")
         if not separator:
             raise SystemExit(f"--role takes ROLE=PASSWORD; {role} has no password")
         roles[role] = password
-    provision(given.admin_url, roles, database=given.database)
+    if not roles:
+        raise SystemExit("no role is named: set KAIROS_ROLE_PASSWORDS, or use --roles-file or --role")
+    admin_url = given_or(given.admin_url, settings.postgres_admin_url, "KAIROS_POSTGRES_ADMIN_URL")
+    provision(admin_url, roles, database=given.database)
     return 0
 
 
