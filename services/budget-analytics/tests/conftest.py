@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
+
 from kairos_budget.application.define_budget import NewBudget
 from kairos_budget.application.grant_lease import GrantedLease, LeaseWish
 from kairos_budget.application.ports import Usage
-from kairos_budget.application.readings import BudgetReading
+from kairos_budget.application.readings import BudgetReading, Slice
 from kairos_budget.bootstrap import SERVICE, use_cases
 from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Budget, PeriodKind, Scope, ScopeChain
 from kairos_budget.entrypoints.use_cases import UseCases
@@ -19,7 +21,6 @@ from kairos_contracts.audit import AuditContext
 from kairos_contracts.llm.v1 import UsageRecordedV1
 from kairos_persistence import Database, create_engine
 from kairos_testkit.databases import ClonedDatabase, Provisioned
-from sqlalchemy import text
 
 CONTEXT = AuditContext.system("test")
 
@@ -134,6 +135,37 @@ class Bench:
             found = await unit.session.execute(query, {"type": kind, "organisation": self.organisation})
             return list(found.scalars())
 
+    async def execute(self, statement: str, **values: Any) -> None:
+        async with self.database.system_unit_of_work() as unit:
+            await unit.session.execute(text(statement), values)
+
+    async def silence(self, lease_id: UUID) -> None:
+        """Let the holder have been silent for too long, and sweep."""
+        await self.execute(
+            "UPDATE leases SET suspend_after = clock_timestamp() - interval '1 s' WHERE id = :id", id=lease_id
+        )
+        while await self.cases.suspend_silent_leases():
+            pass
+
+    async def move_periods(self, budget: Budget, by: timedelta) -> None:
+        await self.execute(
+            "UPDATE budget_periods SET starts_at = starts_at + :by, ends_at = ends_at + :by"
+            " WHERE budget_id = :id",
+            by=by,
+            id=budget.id,
+        )
+
+    async def end_period_in(self, budget: Budget, rest: timedelta) -> None:
+        await self.execute(
+            "UPDATE budget_periods SET ends_at = clock_timestamp() + :rest WHERE budget_id = :id",
+            rest=rest,
+            id=budget.id,
+        )
+
+    @staticmethod
+    def part(limit: int = 50, after: dict[str, Any] | None = None) -> Slice:
+        return Slice(limit, after)
+
     async def assert_balanced(self) -> None:
         assert await self.cases.check_ledger(self.organisation, full=True) == []
         assert await self.cases.check_ledger(self.organisation, full=False) == []
@@ -146,7 +178,9 @@ def cloned(provisioned: Provisioned) -> ClonedDatabase:
 
 @pytest.fixture(scope="module")
 async def database(cloned: ClonedDatabase) -> AsyncIterator[Database]:
-    opened = Database(create_engine(cloned.urls["budget"], application_name="test", pool_size=10), service=SERVICE)
+    opened = Database(
+        create_engine(cloned.urls["budget"], application_name="test", pool_size=10), service=SERVICE
+    )
     yield opened
     await opened.dispose()
 

@@ -79,7 +79,7 @@ class PeriodOut(BaseModel):
 
     `settled` is what was spent, `leased` what routers may spend without asking again, `suspense` what may
     have been spent, `available` the rest. `excess` is what is committed above the limit, after the limit was
-    lowered or an attempt cost more than its hold; `overspend` is all that was ever committed with no room left.
+    lowered or an attempt cost more than its hold; `overspend` is all that ever was committed with no room.
     """
 
     starts_at: datetime
