@@ -162,7 +162,7 @@ async def running(
     servers.management.delete_vhost(vhost)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventual() -> Callable[..., Awaitable[None]]:
     """`await eventual(check)`: wait until an async check is true."""
     return eventually

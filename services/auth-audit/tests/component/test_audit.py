@@ -3,6 +3,8 @@
 import asyncio
 import json
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -18,14 +20,14 @@ from kairos_contracts.audit_verifier import read_anchors, verify_export
 pytestmark = pytest.mark.servers
 
 
-async def export_of(account) -> list[str]:
+async def export_of(account: Any) -> list[str]:
     answer = await account.client.get("/audit/export")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     return answer.text.splitlines()
 
 
-async def filled(running, projects: int = 5):
+async def filled(running: Any, projects: int = 5) -> None:
     """An organisation with some history, all of it chained."""
     owner = await running.organisation()
     for number in range(projects):
@@ -38,7 +40,9 @@ async def filled(running, projects: int = 5):
     return owner, chained
 
 
-async def test_an_export_verifies_offline_with_the_anchor(running, eventual, tmp_path):
+async def test_an_export_verifies_offline_with_the_anchor(
+    running: Any, eventual: Any, tmp_path: Path
+) -> None:
     owner, chained = await filled(running)
     await eventual(chained)
     await running.service.checkpointer.write()
@@ -60,12 +64,14 @@ async def test_an_export_verifies_offline_with_the_anchor(running, eventual, tmp
     await owner.audited(action="audit.exported")
 
 
-async def newest_project(owner) -> str:
+async def newest_project(owner: Any) -> str:
     projects = (await owner.client.get("/projects")).json()["items"]
     return "project:" + next(each["id"] for each in projects if each["name"] == "after the checkpoint")
 
 
-async def test_an_edit_in_the_database_is_found_and_located(running, eventual, capsys):
+async def test_an_edit_in_the_database_is_found_and_located(
+    running: Any, eventual: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     owner, chained = await filled(running)
     await eventual(chained)
     await running.service.checkpointer.write()
@@ -84,7 +90,7 @@ async def test_an_edit_in_the_database_is_found_and_located(running, eventual, c
     assert [(each["kind"], each["first_seq"]) for each in found["findings"]] == [("edited", 3)]
 
 
-async def test_truncation_in_the_database_is_found_by_the_checkpoint(running, eventual):
+async def test_truncation_in_the_database_is_found_by_the_checkpoint(running: Any, eventual: Any) -> None:
     owner, chained = await filled(running)
     await eventual(chained)
     await running.service.checkpointer.write()
@@ -100,7 +106,7 @@ async def test_truncation_in_the_database_is_found_by_the_checkpoint(running, ev
     assert not verify_export(lines, check_signature).intact
 
 
-async def test_nothing_is_signed_over_a_broken_chain(running, eventual):
+async def test_nothing_is_signed_over_a_broken_chain(running: Any, eventual: Any) -> None:
     owner, chained = await filled(running)
     await eventual(chained)
     with psycopg.connect(running.database.admin_url) as connection:
@@ -123,7 +129,7 @@ async def test_nothing_is_signed_over_a_broken_chain(running, eventual):
 
 @pytest.mark.parametrize("table", ["audit_entries", "audit_checkpoints", "audit_anchors"])
 @pytest.mark.parametrize("change", ["UPDATE {} SET organisation_id = NULL", "DELETE FROM {}", "TRUNCATE {}"])
-async def test_the_service_itself_can_not_change_the_log(running, table, change):
+async def test_the_service_itself_can_not_change_the_log(running: Any, table: str, change: str) -> None:
     with (
         psycopg.connect(running.database.urls["auth"]) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
@@ -131,7 +137,7 @@ async def test_the_service_itself_can_not_change_the_log(running, table, change)
         connection.execute(change.format(f"auth.{table}"))
 
 
-async def test_a_redelivered_entry_is_chained_once(running, admin):
+async def test_a_redelivered_entry_is_chained_once(running: Any, admin: Any) -> None:
     chain = ChainEntry(PostgresTransactions(running.service.database), running.clock)
     message = AuditContext.system("auth-audit").entry("bot.created", f"bot:{uuid4()}")
     given = {"message_id": uuid4(), "organisation_id": admin.organisation_id, "source": "bot-worker"}
@@ -140,7 +146,7 @@ async def test_a_redelivered_entry_is_chained_once(running, admin):
     assert len(await admin.entries(target=message.target)) == 1
 
 
-async def test_parallel_entries_make_one_chain(running):
+async def test_parallel_entries_make_one_chain(running: Any) -> None:
     owner = await running.organisation()
     chain = ChainEntry(PostgresTransactions(running.service.database), running.clock)
     context = AuditContext.system("auth-audit")
@@ -161,7 +167,7 @@ async def test_parallel_entries_make_one_chain(running):
     assert report.entries >= 60
 
 
-async def test_the_clock_going_back_does_not_look_like_tampering(running):
+async def test_the_clock_going_back_does_not_look_like_tampering(running: Any) -> None:
     owner = await running.organisation()
     chain = ChainEntry(PostgresTransactions(running.service.database), running.clock)
     context = AuditContext.system("auth-audit")
@@ -180,7 +186,7 @@ async def test_the_clock_going_back_does_not_look_like_tampering(running):
     assert report.findings == ()
 
 
-async def test_entries_are_filtered_and_paged(running, eventual):
+async def test_entries_are_filtered_and_paged(running: Any, eventual: Any) -> None:
     owner, chained = await filled(running, projects=7)
     await eventual(chained)
     seen, cursor = [], None
@@ -201,7 +207,9 @@ async def test_entries_are_filtered_and_paged(running, eventual):
     assert len(await owner.entries(actor=str(owner.member_id), action="project.created")) == 7
 
 
-async def test_a_checkpoint_is_anchored_once_and_survives_a_lost_anchor_write(running, eventual):
+async def test_a_checkpoint_is_anchored_once_and_survives_a_lost_anchor_write(
+    running: Any, eventual: Any
+) -> None:
     owner, chained = await filled(running)
     await eventual(chained)
     await running.service.checkpointer.write()
@@ -216,7 +224,7 @@ async def test_a_checkpoint_is_anchored_once_and_survives_a_lost_anchor_write(ru
     assert anchored() == 1
 
 
-async def test_secrets_are_in_no_table_and_no_message(running):
+async def test_secrets_are_in_no_table_and_no_message(running: Any) -> None:
     owner = await running.organisation()
     token = owner.client.cookies["kairos_session"]
     _, key = await owner.api_key()
@@ -225,6 +233,6 @@ async def test_secrets_are_in_no_table_and_no_message(running):
             "SELECT relname FROM pg_class WHERE relnamespace = 'auth'::regnamespace AND relkind IN ('r', 'p')"
         ).fetchall()
         for (table,) in tables:
-            dump = str(connection.execute(f'SELECT * FROM auth."{table}"').fetchall())
+            dump = str(connection.execute(f'SELECT * FROM auth."{table}"').fetchall())  # noqa: S608 - a name from the catalogue
             for secret in (token, key, owner.password):
                 assert secret not in dump, table

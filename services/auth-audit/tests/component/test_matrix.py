@@ -3,6 +3,7 @@
 import contextlib
 import re
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -44,7 +45,7 @@ def guarded(declared: list[Declaration]) -> list[Route]:
 
 
 @pytest.fixture(scope="module")
-def routes(running) -> list[Route]:
+def routes(running: Any) -> list[Route]:
     found = guarded(list(declarations(running.service.app)))
     assert len(found) >= 18
     # What changes the caller itself comes last.
@@ -60,7 +61,9 @@ async def call(client: httpx.AsyncClient, route: Route, **ids: str) -> httpx.Res
     return answer
 
 
-async def test_without_a_credential_every_guarded_route_answers_401(running, routes):
+async def test_without_a_credential_every_guarded_route_answers_401(
+    running: Any, routes: list[Route]
+) -> None:
     async with running.anonymous() as client:
         for route in routes:
             answer = await call(client, route)
@@ -69,7 +72,9 @@ async def test_without_a_credential_every_guarded_route_answers_401(running, rou
 
 
 @pytest.mark.parametrize("role", list(Role))
-async def test_a_member_may_do_exactly_what_the_matrix_grants(admin, routes, role, eventual):
+async def test_a_member_may_do_exactly_what_the_matrix_grants(
+    admin: Any, routes: list[Route], role: Role, eventual: Any
+) -> None:
     member = await admin.colleague(role)
     for route in routes:
         answer = await call(member.client, route)
@@ -89,7 +94,9 @@ async def test_a_member_may_do_exactly_what_the_matrix_grants(admin, routes, rol
 
 
 @pytest.mark.parametrize("role", [Role.DEVELOPER, Role.ADMIN])
-async def test_an_unscoped_key_may_do_what_its_member_may(running, admin, routes, role):
+async def test_an_unscoped_key_may_do_what_its_member_may(
+    running: Any, admin: Any, routes: list[Route], role: Role
+) -> None:
     member = await admin.colleague(role)
     _, key = await member.api_key()
     async with running.anonymous() as client:
@@ -100,7 +107,9 @@ async def test_an_unscoped_key_may_do_what_its_member_may(running, admin, routes
             assert (answer.status_code not in REFUSED) is expected, (route, answer.text)
 
 
-async def test_a_scoped_key_may_do_its_scopes_and_nothing_else(running, admin, routes):
+async def test_a_scoped_key_may_do_its_scopes_and_nothing_else(
+    running: Any, admin: Any, routes: list[Route]
+) -> None:
     _, key = await admin.api_key(scopes=["members.read", "profile.read"])
     async with running.anonymous() as client:
         client.headers["authorization"] = f"Bearer {key}"
@@ -110,7 +119,7 @@ async def test_a_scoped_key_may_do_its_scopes_and_nothing_else(running, admin, r
             assert (answer.status_code not in REFUSED) is allowed, (route, answer.text)
 
 
-async def test_a_revoked_key_opens_nothing(running, admin, routes):
+async def test_a_revoked_key_opens_nothing(running: Any, admin: Any, routes: list[Route]) -> None:
     key_id, key = await admin.api_key()
     assert (await admin.client.delete(f"/api-keys/{key_id}")).status_code == 204
     async with running.anonymous() as client:
@@ -120,7 +129,9 @@ async def test_a_revoked_key_opens_nothing(running, admin, routes):
 
 
 @pytest.mark.parametrize("spoil", ["audience", "signature", "algorithm", "garbage"])
-async def test_a_service_token_that_is_not_for_us_opens_nothing(running, routes, spoil):
+async def test_a_service_token_that_is_not_for_us_opens_nothing(
+    running: Any, routes: list[Route], spoil: str
+) -> None:
     if spoil == "audience":
         token = await running.service_token("llm-router", audience="bot-worker")
     else:
@@ -138,7 +149,9 @@ async def test_a_service_token_that_is_not_for_us_opens_nothing(running, routes,
 
 
 @pytest.mark.parametrize("service", sorted(SERVICE_GRANTS))
-async def test_a_service_may_do_exactly_what_it_is_granted(running, routes, service):
+async def test_a_service_may_do_exactly_what_it_is_granted(
+    running: Any, routes: list[Route], service: str
+) -> None:
     async with running.anonymous() as client:
         client.headers["authorization"] = f"Bearer {await running.service_token(service)}"
         for route in routes:
@@ -149,7 +162,9 @@ async def test_a_service_may_do_exactly_what_it_is_granted(running, routes, serv
                 assert answer.status_code == 403, route
 
 
-async def test_another_organisation_finds_nothing_of_ours(running, admin, routes):
+async def test_another_organisation_finds_nothing_of_ours(
+    running: Any, admin: Any, routes: list[Route]
+) -> None:
     stranger = await running.organisation()
     key_id, _ = await admin.api_key()
     project = await admin.client.post("/projects", json={"name": f"ours {uuid4()}"})
@@ -169,7 +184,7 @@ async def test_another_organisation_finds_nothing_of_ours(running, admin, routes
     assert borrowed.status_code == 404
 
 
-async def test_only_these_routes_are_public(running):
+async def test_only_these_routes_are_public(running: Any) -> None:
     public = {
         each.path
         for each in declarations(running.service.app)
@@ -187,7 +202,7 @@ async def test_only_these_routes_are_public(running):
     }
 
 
-async def test_the_service_does_not_start_with_an_undeclared_route(running):
+async def test_the_service_does_not_start_with_an_undeclared_route(running: Any) -> None:
     service = build(running.settings, hasher=running.hasher)
 
     @service.app.get("/forgotten")
@@ -200,18 +215,18 @@ async def test_the_service_does_not_start_with_an_undeclared_route(running):
         await service.database.dispose()
 
 
-async def test_the_role_table_is_the_matrix(admin):
+async def test_the_role_table_is_the_matrix(admin: Any) -> None:
     table = (await admin.client.get("/roles")).json()
     shown = {each["role"]: set(each["permissions"]) for each in table["roles"]}
     assert shown == {role.value: {grant.value for grant in grants} for role, grants in ROLE_GRANTS.items()}
     assert not set(table["permissions"]) & {permission.value for permission in SERVICE_ONLY}
 
 
-async def test_a_body_that_is_too_large_is_refused_unread(running):
+async def test_a_body_that_is_too_large_is_refused_unread(running: Any) -> None:
     async with running.anonymous() as client:
         announced = await client.post("/session", content=b"x" * 1_100_000)
 
-        async def chunks():
+        async def chunks() -> None:
             for _ in range(20):
                 yield b"x" * 100_000
 
@@ -239,7 +254,9 @@ async def test_a_body_that_is_too_large_is_refused_unread(running):
         ("POST", "/api-keys", b'{"name": "x", "expires_at": "2001-01-01T00:00:00Z"}', 422),
     ],
 )
-async def test_every_error_is_a_problem_document(admin, method, path, content, status):
+async def test_every_error_is_a_problem_document(
+    admin: Any, method: str, path: str, content: bytes, status: int
+) -> None:
     answer = await admin.client.request(
         method, path, content=content, headers={"content-type": "application/json"}
     )

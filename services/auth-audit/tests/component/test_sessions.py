@@ -1,5 +1,6 @@
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from kairos_contracts.permissions import Role
 pytestmark = pytest.mark.servers
 
 
-async def test_an_admin_signs_in_and_sees_who_they_are(running, admin):
+async def test_an_admin_signs_in_and_sees_who_they_are(running: Any, admin: Any) -> None:
     answer = await admin.client.get("/session")
     assert answer.status_code == 200
     seen = answer.json()
@@ -20,7 +21,7 @@ async def test_an_admin_signs_in_and_sees_who_they_are(running, admin):
     assert entry["outcome"] == "allowed"
 
 
-async def test_the_cookie_can_not_be_read_by_scripts(running, admin):
+async def test_the_cookie_can_not_be_read_by_scripts(running: Any, admin: Any) -> None:
     answer = await admin.sign_in()
     cookie = answer.headers["set-cookie"]
     assert cookie.startswith("kairos_session=")
@@ -28,7 +29,7 @@ async def test_the_cookie_can_not_be_read_by_scripts(running, admin):
     assert "SameSite=lax" in cookie
 
 
-async def test_wrong_password_and_unknown_member_look_the_same(running, admin):
+async def test_wrong_password_and_unknown_member_look_the_same(running: Any, admin: Any) -> None:
     async with running.anonymous("203.0.113.7") as client:
         wrong = await client.post("/session", json={"email": admin.email, "password": "wrong password"})
         unknown = await client.post("/session", json={"email": "nobody@example.test", "password": "x"})
@@ -42,7 +43,9 @@ async def test_wrong_password_and_unknown_member_look_the_same(running, admin):
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_guessing_pauses_and_the_pause_grows_for_known_and_unknown_alike(running, known):
+async def test_guessing_pauses_and_the_pause_grows_for_known_and_unknown_alike(
+    running: Any, known: bool
+) -> None:
     owner = await running.organisation()
     email = owner.email if known else "ghost@example.test"
     async with running.anonymous("203.0.113.8" if known else "203.0.113.9") as client:
@@ -66,7 +69,7 @@ async def test_guessing_pauses_and_the_pause_grows_for_known_and_unknown_alike(r
             running.clock.ahead = timedelta()
 
 
-async def test_parallel_guesses_are_all_counted(running):
+async def test_parallel_guesses_are_all_counted(running: Any) -> None:
     owner = await running.organisation()
     async with running.anonymous("203.0.113.10") as client:
         answers = await asyncio.gather(
@@ -77,7 +80,7 @@ async def test_parallel_guesses_are_all_counted(running):
     assert statuses.count(401) + statuses.count(429) == 30
 
 
-async def test_signing_out_ends_the_session_at_once(running):
+async def test_signing_out_ends_the_session_at_once(running: Any) -> None:
     owner = await running.organisation()
     assert (await owner.client.delete("/session")).status_code == 204
     owner.client.cookies.clear()
@@ -90,7 +93,7 @@ async def test_signing_out_ends_the_session_at_once(running):
     await owner.audited(action="session.ended")
 
 
-async def test_a_session_ends_when_it_is_idle(running):
+async def test_a_session_ends_when_it_is_idle(running: Any) -> None:
     owner = await running.organisation()
     try:
         running.clock.ahead = timedelta(hours=11)
@@ -103,7 +106,7 @@ async def test_a_session_ends_when_it_is_idle(running):
         running.clock.ahead = timedelta()
 
 
-async def test_a_session_ends_after_a_week_even_when_used(running):
+async def test_a_session_ends_after_a_week_even_when_used(running: Any) -> None:
     owner = await running.organisation()
     try:
         statuses = []
@@ -115,7 +118,7 @@ async def test_a_session_ends_after_a_week_even_when_used(running):
         running.clock.ahead = timedelta()
 
 
-async def test_a_cookie_alone_changes_nothing(running, admin):
+async def test_a_cookie_alone_changes_nothing(running: Any, admin: Any) -> None:
     body = {"name": "forged"}
     for change in (
         {"x-csrf-token": "wrong"},
@@ -132,7 +135,7 @@ async def test_a_cookie_alone_changes_nothing(running, admin):
         admin.client.headers.update(kept)
 
 
-async def test_signing_in_from_a_foreign_page_is_refused(running, admin):
+async def test_signing_in_from_a_foreign_page_is_refused(running: Any, admin: Any) -> None:
     async with running.anonymous() as client:
         answer = await client.post(
             "/session",
@@ -142,7 +145,7 @@ async def test_signing_in_from_a_foreign_page_is_refused(running, admin):
     assert answer.status_code == 403
 
 
-async def test_a_member_changes_the_password_and_other_sessions_end(running):
+async def test_a_member_changes_the_password_and_other_sessions_end(running: Any) -> None:
     owner = await running.organisation()
     elsewhere, owner.client = owner.client, None
     await owner.sign_in()
@@ -161,7 +164,7 @@ async def test_a_member_changes_the_password_and_other_sessions_end(running):
     assert "phrase" not in str(entry)
 
 
-async def test_the_last_admin_stays(running):
+async def test_the_last_admin_stays(running: Any) -> None:
     owner = await running.organisation()
     demote = await owner.client.patch(f"/members/{owner.member_id}", json={"role": "viewer"})
     assert (demote.status_code, demote.json()["code"]) == (409, "last_admin")
@@ -174,7 +177,7 @@ async def test_the_last_admin_stays(running):
     assert sorted(answer.status_code for answer in answers) == [200, 409]
 
 
-async def test_a_role_change_holds_for_open_sessions_and_keys(running):
+async def test_a_role_change_holds_for_open_sessions_and_keys(running: Any) -> None:
     owner = await running.organisation()
     developer = await owner.colleague(Role.DEVELOPER)
     _, key = await developer.api_key()
@@ -189,7 +192,7 @@ async def test_a_role_change_holds_for_open_sessions_and_keys(running):
     assert (entry["before"], entry["after"]) == ({"role": "developer"}, {"role": "viewer"})
 
 
-async def test_a_removed_member_loses_sessions_and_keys_and_may_be_invited_again(running):
+async def test_a_removed_member_loses_sessions_and_keys_and_may_be_invited_again(running: Any) -> None:
     owner = await running.organisation()
     gone = await owner.colleague(Role.DEVELOPER)
     _, key = await gone.api_key()

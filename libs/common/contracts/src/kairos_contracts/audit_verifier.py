@@ -137,8 +137,8 @@ class ChainVerifier:
         for first, last in _ranges(self._missing):
             self._find("deleted", first, last)
         statements = self._signed_statements(seal)
-        self._compare(statements)
-        self._look_for_truncation(statements, seal, expect_seal=expect_seal)
+        agreed = self._compare(statements)
+        self._look_for_truncation(statements, seal, agreed, expect_seal=expect_seal)
         return Report(
             stream=self.stream,
             entries=self._entries,
@@ -220,7 +220,8 @@ class ChainVerifier:
                 valid.append(checkpoint)
         return sorted(set(valid), key=lambda each: (each.size, each.signed_at))
 
-    def _compare(self, statements: Sequence[Checkpoint]) -> None:
+    def _compare(self, statements: Sequence[Checkpoint]) -> int:
+        """Compare entries with signed roots; the largest size at which they agree."""
         agreed = 0
         previous: Checkpoint | None = None
         mismatched = False
@@ -234,6 +235,7 @@ class ChainVerifier:
             elif head is not None and not mismatched:
                 mismatched = True
                 self._find("rewritten", agreed + 1, statement.size, "the entries do not give the signed root")
+        return agreed
 
     def _head_now(self, size: int) -> tuple[str, str] | None:
         if size == self._tree.size == self._tail.seq:
@@ -248,14 +250,15 @@ class ChainVerifier:
             self._find("clock_turned_back", earlier.size, later.size, "a larger checkpoint is older")
 
     def _look_for_truncation(
-        self, statements: Sequence[Checkpoint], seal: Checkpoint | None, *, expect_seal: bool
+        self, statements: Sequence[Checkpoint], seal: Checkpoint | None, agreed: int, *, expect_seal: bool
     ) -> None:
         last = self._tail.seq
         promised = max((each.size for each in statements), default=0)
         if promised > last:
             newest = max(statements, key=lambda each: each.size)
             old = seal is not None and seal.size == last and seal.signed_at < newest.signed_at
-            self._find("stale_export" if old else "truncated", last + 1, promised)
+            confirmed = f"checkpoints confirm the entries up to {agreed} only"
+            self._find("stale_export" if old else "truncated", last + 1, promised, confirmed)
         elif expect_seal and seal is None:
             self._find("truncated", last + 1, last + 1, "the export has no seal: its end is missing")
         if seal is not None and seal.size < last:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 MAX_INTEGER = 2**53 - 1
-"""Beyond this an integer is not exact for every JSON reader (RFC 7493); write it as text."""
+"""Beyond this not every integer is exact for every JSON reader (RFC 7493); write it as text."""
 
 _FIXED_BELOW = 21  # ECMAScript writes an exponent from 10**21 on,
 _FIXED_ABOVE = -6  # and below 10**-6.
@@ -53,14 +53,12 @@ def _write(value: Any, parts: list[str]) -> None:
     elif isinstance(value, str):
         parts.append(json.dumps(value, ensure_ascii=False))
     elif isinstance(value, int):
-        if abs(value) > MAX_INTEGER:
-            raise NotCanonicalError(f"{value} is not exact in every JSON reader")
-        parts.append(str(value))
+        parts.append(_integer(value))
     elif isinstance(value, float):
         parts.append(_number(value))
     elif isinstance(value, Mapping):
         _write_object(value, parts)
-    elif isinstance(value, Sequence):
+    elif isinstance(value, Sequence) and not isinstance(value, bytes):
         _write_array(value, parts)
     else:
         raise NotCanonicalError(f"{type(value).__name__} is not JSON")
@@ -83,6 +81,16 @@ def _write_array(value: Sequence[Any], parts: list[str]) -> None:
         _write(item, parts)
         separator = ","
     parts.append("]" if value else "[]")
+
+
+def _integer(value: int) -> str:
+    text = str(value)
+    if abs(value) <= MAX_INTEGER:
+        return text
+    # A reader of canonical text meets large doubles as integers; they must write back as they were.
+    if len(text) > _FIXED_BELOW + 1 or _number(float(value)) != text:
+        raise NotCanonicalError("an integer that is not exact in every JSON reader")
+    return text
 
 
 def _number(value: float) -> str:
