@@ -104,6 +104,7 @@ class Router:
         self.refusals: Buffer[Decision] = Buffer("decisions", self.decisions.record, DECISIONS_WAITING)
         self.store = PostgresCompletions(self.database, claim_ttl=settings.claim_ttl_s)
         self._use_cases()
+        self.gate = Gate(self.authenticator, self.audit_denial)
         self.work = Background()
         self.upkeep = Background()
         consumers.register(self.bus, self.store, self.wallet, self.authenticator)
@@ -197,6 +198,5 @@ def build_app(router: Router) -> FrontDoor:
     app.state.parts = router
     management.add_catalogue(app, router.catalogue, router.circuits)
     management.add_money(app, router.wallet, router.decisions.find, router.holder, time.monotonic)
-    gate = Gate(router.authenticator, router.audit_denial)
-    api = OpenAIApi(gate, router.completions, service=SERVICE, max_body=router.settings.max_body)
+    api = OpenAIApi(router.gate, router.completions, service=SERVICE, max_body=router.settings.max_body)
     return FrontDoor(app, api)

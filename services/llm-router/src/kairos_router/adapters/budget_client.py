@@ -21,6 +21,7 @@ from kairos_web.service_tokens import AuthUnavailable, TokenRefused
 
 # A lost answer is asked for once more; a grant has an id and is not granted twice.
 ATTEMPTS = 2
+HEARTBEATS_AT_ONCE = 1_000
 _GONE = frozenset({404, 409})
 
 
@@ -72,6 +73,12 @@ class BudgetClient:
         )
 
     async def renew(self, leases: Sequence[RenewalRequest]) -> Sequence[Renewal]:
+        renewals: list[Renewal] = []
+        for start in range(0, len(leases), HEARTBEATS_AT_ONCE):
+            renewals += await self._renew(leases[start : start + HEARTBEATS_AT_ONCE])
+        return renewals
+
+    async def _renew(self, leases: Sequence[RenewalRequest]) -> list[Renewal]:
         body = {
             "holder": self._holder,
             "leases": [

@@ -1,0 +1,90 @@
+"""kairos.toml: what is present, what it costs, and that no key is ever shown."""
+
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kairos_router.adapters.toml_catalogue import InvalidCatalogue, load_catalogue, read_catalogue
+from kairos_router.domain.catalogue import Catalogue, ModelNotFound
+
+ROOT = Path(__file__).parents[3]
+
+
+def names(catalogue: Catalogue, route: str) -> list[str]:
+    return [deployment.name for deployment in catalogue.candidates(route)]
+
+
+def test_without_any_key_the_simulator_stands_in() -> None:
+    catalogue = load_catalogue(ROOT / "kairos.toml", {})
+    assert names(catalogue, "default") == ["simulator"]
+    assert not catalogue.deployments["simulator"].price.free
+
+
+def test_a_key_switches_the_real_models_on_and_the_stand_in_off() -> None:
+    catalogue = load_catalogue(ROOT / "kairos.toml", {"OPENAI_API_KEY": "sk-secret"})
+    assert names(catalogue, "default") == ["openai-small"]
+    assert names(catalogue, "best") == ["openai-large", "openai-small"]
+    assert names(catalogue, "simulator") == ["simulator"]
+    assert "sk-secret" not in repr(catalogue)
+
+
+def test_a_local_model_comes_after_the_paid_ones_and_is_free() -> None:
+    environment = {"OPENAI_API_KEY": "sk-secret", "OLLAMA_BASE_URL": "http://127.0.0.1:11434/v1"}
+    catalogue = load_catalogue(ROOT / "kairos.toml", environment)
+    assert names(catalogue, "best") == ["openai-large", "openai-small", "local"]
+    assert catalogue.deployments["local"].price.free
+    assert catalogue.deployments["local"].base_url == "http://127.0.0.1:11434/v1"
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    text = (ROOT / "kairos.toml").read_text("utf-8")
+    return tomllib.loads(text, parse_float=Decimal) | changes
+
+
+def test_fractions_of_a_nano_dollar_are_exact() -> None:
+    section = {
+        "kind": "simulator",
+        "model": "m",
+        "price": {"input": Decimal("37.5"), "output": 150},
+        "context_window": 10,
+        "max_output_tokens": 10,
+    }
+    catalogue = read_catalogue({"price_version": "v", "deployments": {"one": section}}, {})
+    assert catalogue.deployments["one"].price.input == 37_500_000
+    assert catalogue.models() == ("one",)
+
+
+def test_an_unknown_model_is_not_found() -> None:
+    with pytest.raises(ModelNotFound):
+        load_catalogue(ROOT / "kairos.toml", {}).candidates("nobody")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"routes": {"default": {"deployments": ["nobody"]}}},
+        {"routes": {"default": {"deployments": []}}},
+        {"prices": {}},
+        {"deployments": {"bad name": {}}},
+        {"deployments": {"one": {"kind": "openai", "api_key": "sk-do-not-write-me"}}},
+    ],
+)
+def test_a_mistake_is_named_and_a_key_written_by_mistake_is_not_repeated(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidCatalogue) as caught:
+        read_catalogue(document(**changes), {})
+    assert "sk-do-not-write-me" not in str(caught.value)
+
+
+def test_an_address_must_be_http() -> None:
+    with pytest.raises(InvalidCatalogue):
+        load_catalogue(ROOT / "kairos.toml", {"OLLAMA_BASE_URL": "file:///etc"})
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "kairos.toml"
+    broken.write_text("[deployments")
+    with pytest.raises(InvalidCatalogue):
+        load_catalogue(broken, {})

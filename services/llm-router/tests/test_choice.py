@@ -1,0 +1,133 @@
+"""What a request asks for, which deployments may answer it, and in which order budgets are asked."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kairos_router.domain.ask import InvalidAsk, bounds_on, estimate_usage, hold_on, max_tokens_on, parse_ask
+from kairos_router.domain.breaker import Breaker
+from kairos_router.domain.catalogue import Capability
+from kairos_router.domain.pricing import cost
+from kairos_router.domain.selection import NothingFits, Rung, clamped, fitting, ladder
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("payload", "param"),
+    [
+        ([], None),
+        ({"messages": MESSAGES}, "model"),
+        ({"model": "", "messages": MESSAGES}, "model"),
+        ({"model": "m"}, "messages"),
+        ({"model": "m", "messages": []}, "messages"),
+        ({"model": "m", "messages": ["hi"]}, "messages"),
+        ({"model": "m", "messages": MESSAGES, "max_tokens": 0}, "max_tokens"),
+        ({"model": "m", "messages": MESSAGES, "max_tokens": True}, "max_tokens"),
+        ({"model": "m", "messages": MESSAGES, "max_completion_tokens": "5"}, "max_completion_tokens"),
+        ({"model": "m", "messages": MESSAGES, "n": 129}, "n"),
+        ({"model": "m", "messages": MESSAGES, "stream": "yes"}, "stream"),
+        ({"model": "m", "messages": MESSAGES, "stream_options": []}, "stream_options"),
+    ],
+)
+def test_a_request_that_can_not_be_understood_names_its_field(payload: Any, param: str | None) -> None:
+    with pytest.raises(InvalidAsk) as caught:
+        parse_ask(payload, 10)
+    assert caught.value.param == param
+
+
+def test_a_request_says_what_it_needs() -> None:
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    ask = parse_ask(
+        {
+            "model": "m",
+            "messages": [picture, picture],
+            "tools": [{}],
+            "stream": True,
+            "response_format": {"type": "json_schema"},
+            "stream_options": {"include_usage": True},
+            "max_tokens": 50,
+            "max_completion_tokens": 40,
+            "n": 3,
+        },
+        100,
+    )
+    assert ask.needs == frozenset(Capability)
+    assert (ask.images, ask.max_tokens, ask.choices, ask.include_usage) == (2, 40, 3, True)
+
+
+def test_every_image_and_every_choice_is_in_the_bounds(kit: SimpleNamespace) -> None:
+    deployment = kit.deployment(image_tokens=1_000, input_margin=10)
+    picture = [{"role": "user", "content": [{"type": "image_url"}]}]
+    ask = parse_ask({"model": "m", "messages": picture, "n": 3}, 100)
+    bounds = bounds_on(ask, deployment, 50)
+    assert (bounds.input_tokens, bounds.output_tokens) == (1_110, 150)
+    narrow = kit.deployment(context_window=500)
+    assert bounds_on(ask, narrow, 50).input_tokens == 500
+
+
+@given(size=st.integers(0, 100_000), content=st.integers(0, 1_000_000), wanted=st.integers(1, 5_000))
+def test_an_estimate_is_never_zero_and_never_above_the_hold(
+    kit: SimpleNamespace, size: int, content: int, wanted: int
+) -> None:
+    deployment = kit.deployment(input_margin=256)
+    ask = parse_ask({"model": "m", "messages": MESSAGES, "max_tokens": wanted}, size)
+    max_tokens = max_tokens_on(ask, deployment)
+    usage = estimate_usage(ask, deployment, max_tokens, content)
+    assert 0 < cost(deployment.price, usage) <= hold_on(ask, deployment, max_tokens)
+
+
+def test_deployments_that_lack_something_are_left_out_with_the_reason(kit: SimpleNamespace) -> None:
+    blind = kit.deployment("blind", capabilities=frozenset())
+    small = kit.deployment("small", context_window=300)
+    good = kit.deployment("good")
+    ask = kit.ask("x" * 1_000, tools=[{}])
+    assert fitting(ask, [blind, small, good]) == (good,)
+    with pytest.raises(NothingFits) as caught:
+        fitting(ask, [blind, small])
+    assert caught.value.reasons == {"blind": "lacks tools", "small": "context window too small"}
+
+
+def test_the_ladder_goes_from_the_preferred_to_cheaper_to_free(kit: SimpleNamespace) -> None:
+    rungs = ladder(
+        kit.ask(),
+        [
+            kit.deployment("preferred"),
+            kit.deployment("free", price=(0, 0)),
+            kit.deployment("dearer", price=(200, 900)),
+            kit.deployment("cheaper", price=(10, 40)),
+        ],
+    )
+    assert [(rung.deployment.name, rung.degraded) for rung in rungs] == [
+        ("preferred", None),
+        ("cheaper", "budget.cheaper"),
+        ("free", "budget.local"),
+    ]
+
+
+@given(remaining=st.integers(0, 200_000))
+def test_a_clamped_answer_fits_what_remains_and_is_worth_having(kit: SimpleNamespace, remaining: int) -> None:
+    ask, deployment = kit.ask("hello"), kit.deployment()
+    rung = Rung(deployment, max_tokens_on(ask, deployment), None)
+    less = clamped(ask, rung, bounds_on(ask, deployment, rung.max_tokens).input_tokens, remaining)
+    if less is not None:
+        assert hold_on(ask, deployment, less.max_tokens) <= remaining
+        assert 16 <= less.max_tokens < rung.max_tokens
+        assert less.degraded == "budget.clamped"
+
+
+def test_a_circuit_opens_after_repeated_failures_and_lets_one_probe_through() -> None:
+    breaker = Breaker(threshold=2, rest=5.0)
+    breaker = breaker.failed(0.0)
+    assert breaker.allows(0.1)
+    breaker = breaker.failed(1.0)
+    assert not breaker.allows(5.9)
+    assert breaker.state == "open"
+    assert breaker.allows(6.0)
+    breaker = breaker.tried(6.0)
+    assert not breaker.allows(6.1)
+    assert breaker.failed(6.2).allows(11.3)
+    assert breaker.succeeded() == Breaker(threshold=2, rest=5.0)
