@@ -1,0 +1,48 @@
+import { Anchor, Table } from "@mantine/core";
+import { Link } from "@tanstack/react-router";
+import { useLocalisation } from "@/i18n";
+import { dayAndTime } from "@/lib/format";
+import type { Bot } from "@/lib/types";
+import { BotChannels, BotStateBadge } from "./bot-marks";
+
+export function BotsTable({ bots }: { bots: Bot[] }) {
+  const { t, locale } = useLocalisation();
+  return (
+    <Table.ScrollContainer minWidth={640} type="native">
+      <Table verticalSpacing="sm" horizontalSpacing="md" highlightOnHover>
+        <Table.Thead>
+          <Table.Tr>
+            <Table.Th>{t("bots.name")}</Table.Th>
+            <Table.Th>{t("bots.state")}</Table.Th>
+            <Table.Th>{t("bots.mode")}</Table.Th>
+            <Table.Th>{t("bots.model")}</Table.Th>
+            <Table.Th>{t("bots.channels")}</Table.Th>
+            <Table.Th>{t("bots.created")}</Table.Th>
+          </Table.Tr>
+        </Table.Thead>
+        <Table.Tbody>
+          {bots.map((bot) => (
+            <Table.Tr key={bot.id}>
+              <Table.Td>
+                <Anchor component={Link} to={`/bots/${bot.id}`} fw={600} size="sm">
+                  {bot.name}
+                </Anchor>
+              </Table.Td>
+              <Table.Td>
+                <BotStateBadge bot={bot} />
+              </Table.Td>
+              <Table.Td>{t(`mode.${bot.mode}`)}</Table.Td>
+              <Table.Td ff="monospace" fz="xs">
+                {bot.model}
+              </Table.Td>
+              <Table.Td>
+                <BotChannels bot={bot} />
+              </Table.Td>
+              <Table.Td className="numbers">{dayAndTime(bot.created_at, locale)}</Table.Td>
+            </Table.Tr>
+          ))}
+        </Table.Tbody>
+      </Table>
+    </Table.ScrollContainer>
+  );
+}

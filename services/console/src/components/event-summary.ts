@@ -1,0 +1,38 @@
+import { isTextKey, type Translate } from "@/i18n";
+import type { FeedEvent } from "@/lib/types";
+
+/** One line that says what happened, in the reader's words; the type itself for one we have no words for. */
+export function eventSummary(event: FeedEvent, t: Translate): string {
+  const key = `event.${event.type}`;
+  if (!isTextKey(key)) return event.type;
+  const values: Record<string, string | number> = {};
+  for (const [name, value] of Object.entries(event.data)) {
+    if (typeof value === "string" || typeof value === "number") values[name] = word(name, value, t);
+  }
+  return t(key, values);
+}
+
+function word(name: string, value: string | number, t: Translate): string | number {
+  for (const key of [`${name}.${value}`, `botState.${value}`, `health.${value}`]) {
+    const fits =
+      name === "channel" ||
+      (name === "to_state" && key.startsWith("bot")) ||
+      (name === "to_health" && key.startsWith("health"));
+    if (fits && isTextKey(key)) return t(key);
+  }
+  return value;
+}
+
+const DOMAIN_COLORS: Record<string, string> = {
+  conversation: "kairos",
+  bot: "indigo",
+  llm: "grape",
+  budget: "green",
+  audit: "gray",
+  auth: "orange",
+  ops: "yellow",
+};
+
+export function eventColor(type: string): string {
+  return DOMAIN_COLORS[type.split(".")[0] ?? ""] ?? "gray";
+}

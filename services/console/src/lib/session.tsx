@@ -1,0 +1,97 @@
+import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { createContext, type ReactNode, useContext, useEffect } from "react";
+import { ApiError, api, setCsrfToken, whenSignedOut } from "./api";
+
+const AUTH = "/api/auth-audit";
+const KEY = ["session"];
+
+export type Role = "admin" | "developer" | "viewer";
+
+export interface Session {
+  id: string;
+  display: string;
+  organisation: { id: string; name: string };
+  role: Role;
+  permissions: string[];
+  must_change_password: boolean;
+  csrf_token: string | null;
+}
+
+async function load(): Promise<Session | null> {
+  try {
+    const session = await api<Session>(`${AUTH}/session`);
+    setCsrfToken(session.csrf_token ?? "");
+    return session;
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 401) return null;
+    throw error;
+  }
+}
+
+/** Who is signed in; null is nobody. */
+export function useSessionQuery() {
+  const client = useQueryClient();
+  useEffect(() => {
+    whenSignedOut(() => client.setQueryData(KEY, null));
+  }, [client]);
+  return useQuery({
+    queryKey: KEY,
+    queryFn: load,
+    staleTime: 60_000,
+    retry: (count, error) => retryable(error) && count < 3,
+  });
+}
+
+function retryable(error: unknown): boolean {
+  return error instanceof ApiError && error.disconnected;
+}
+
+export function useSignIn() {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: (credentials: { email: string; password: string }) =>
+      api<Session>(`${AUTH}/session`, { method: "POST", body: credentials }),
+    onSuccess: (session) => {
+      setCsrfToken(session.csrf_token ?? "");
+      client.setQueryData(KEY, session);
+    },
+  });
+}
+
+export function useSignOut() {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: () => api<void>(`${AUTH}/session`, { method: "DELETE" }),
+    onSettled: () => {
+      setCsrfToken("");
+      // What one member has seen must not wait in memory for the next one.
+      client.clear();
+      client.setQueryData(KEY, null);
+    },
+  });
+}
+
+export function useChangePassword() {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: (passwords: { current_password: string; new_password: string }) =>
+      api<void>(`${AUTH}/session/password`, { method: "PUT", body: passwords }),
+    onSuccess: () => client.invalidateQueries({ queryKey: KEY }),
+  });
+}
+
+const Context = createContext<Session | null>(null);
+
+export function SessionProvider({ session, children }: { session: Session; children: ReactNode }) {
+  return <Context.Provider value={session}>{children}</Context.Provider>;
+}
+
+export function useSession(): Session {
+  const session = useContext(Context);
+  if (!session) throw new Error("SessionProvider is missing");
+  return session;
+}
+
+export function useMay(permission: string): boolean {
+  return useSession().permissions.includes(permission);
+}
