@@ -139,6 +139,10 @@ class Bench:
         async with self.database.system_unit_of_work() as unit:
             await unit.session.execute(text(statement), values)
 
+    async def scalar(self, query: str, **values: Any) -> Any:
+        async with self.database.system_unit_of_work() as unit:
+            return (await unit.session.execute(text(query), values)).scalar_one()
+
     async def silence(self, lease_id: UUID) -> None:
         """Let the holder have been silent for too long, and sweep."""
         await self.execute(
