@@ -241,6 +241,7 @@ def kit() -> SimpleNamespace:
         ask=make_ask,
         until=until,
         serving=serving,
+        watching=watching,
         organisation=ORGANISATION,
     )
 
@@ -370,8 +371,8 @@ class Events:
     def bodies(self, type_name: str) -> list[dict[str, Any]]:
         return [body for name, body, _ in self.seen if name == type_name]
 
-    async def expect(self, type_name: str, count: int = 1) -> list[dict[str, Any]]:
-        await until(lambda: len(self.bodies(type_name)) >= count)
+    async def expect(self, type_name: str, count: int = 1, timeout: float = 15.0) -> list[dict[str, Any]]:
+        await until(lambda: len(self.bodies(type_name)) >= count, timeout)
         return self.bodies(type_name)
 
 

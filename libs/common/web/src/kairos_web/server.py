@@ -1,5 +1,7 @@
 """Serve one application on one event loop."""
 
+import signal
+
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -27,6 +29,14 @@ def serve(
         timeout_graceful_shutdown=grace,
     )
     server = uvicorn.Server(config)
+    # When it has stopped, uvicorn raises the signal that stopped it once more for the handler that was
+    # there before. The default one would end the process before its caller can flush the telemetry.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stopped_already)
     server.run()
     if not server.started:
         raise SystemExit(3)
+
+
+def _stopped_already(_number: int, _frame: object) -> None:
+    """The server has stopped in its own time; nothing more is to be done."""
