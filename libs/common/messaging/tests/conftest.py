@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from kairos_contracts.conversation.v1 import BotLifecycleChangedV1
-from kairos_messaging import DEAD_LETTERS, Bus, DeadLetter, RawDelivery, Tuning
+from kairos_messaging import DEAD_LETTERS, Bus, DeadLetter, Delivery, RawDelivery, Tuning
 from kairos_messaging.topology import Topology, from_catalogue
 from kairos_persistence import Database, create_engine
 from kairos_persistence.schema import create_messaging_tables
@@ -115,6 +115,29 @@ def eventually() -> Eventually:
             await asyncio.sleep(0.02)
 
     return poll
+
+
+class Recorder:
+    """Notes every call, and fails the way it is told to."""
+
+    def __init__(self, fail: Any = None) -> None:
+        self.calls: list[Delivery[Any]] = []
+        self.done: list[str] = []
+        self._fail = fail
+
+    async def __call__(self, delivery: Delivery[Any]) -> None:
+        self.calls.append(delivery)
+        if self._fail is not None:
+            error = self._fail(delivery)
+            if error is not None:
+                raise error
+        self.done.append(delivery.message.reason)
+
+
+@pytest.fixture
+def record() -> type[Recorder]:
+    """Makes handlers that note their calls: `record()`, or `record(lambda delivery: error or None)`."""
+    return Recorder
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """What happens to one delivery: parse, wait for its turn, handle, and settle its fate with the broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
@@ -75,6 +75,7 @@ class Consumer:
         self._lanes = Lanes()
         self._slots = asyncio.Semaphore(subscription.concurrency)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
 
     @property
     def paused(self) -> bool:
@@ -100,6 +101,8 @@ class Consumer:
     async def drain(self, grace: float) -> None:
         """Let running handlers finish, give back what has not started, and end the rest after the grace."""
         self._stopping.set()
+        for waiting in tuple(self._waiting):
+            waiting.cancel()
         if self._tasks:
             _, late = await asyncio.wait(tuple(self._tasks), timeout=grace)
             for task in late:
@@ -129,10 +132,32 @@ class Consumer:
     @asynccontextmanager
     async def _place(self, subject: str) -> AsyncIterator[None]:
         """First the aggregate's turn, then a slot: who waits for its aggregate takes no slot from others."""
-        async with self._lanes.turn(subject if self.subscription.ordered else None), self._slots:
+        async with AsyncExitStack() as place:
+            with self._waiting_for_a_place():
+                await place.enter_async_context(
+                    self._lanes.turn(subject if self.subscription.ordered else None)
+                )
+                await place.enter_async_context(self._slots)
             if self._stopping.is_set():
                 raise Stopping
             yield
+
+    @contextmanager
+    def _waiting_for_a_place(self) -> Iterator[None]:
+        """Lets a drain end the wait, so that others get the message before the running handlers end."""
+        task = asyncio.current_task()
+        if task is None or self._stopping.is_set():
+            raise Stopping
+        self._waiting.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+            task.uncancel()
+            raise Stopping from None
+        finally:
+            self._waiting.discard(task)
 
     async def _handle(
         self,

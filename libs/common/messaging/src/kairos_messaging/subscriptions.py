@@ -30,7 +30,7 @@ class Reader:
     arguments: ClassicQueueArgs | None = None
 
 
-def _as_it_came(message: StreamMessage[AbstractIncomingMessage]) -> AbstractIncomingMessage:
+async def _as_it_came(message: StreamMessage[AbstractIncomingMessage]) -> AbstractIncomingMessage:
     """Keep FastStream from decoding: our parsing decides between handler, ladder and dead letters."""
     return message.raw_message
 
