@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kairos_sdk import save
 from kairos_sdk.commands.app import app
-from kairos_sdk.commands.output import Exit, usd
+from kairos_sdk.commands.output import Exit
 
+AMOUNTS = {"settled": "0.0000125", "leased": "0.00", "suspense": "0.00", "available": "9.9999875"}
 BUDGET = {
     "id": "b-1",
     "scope": "bot",
     "period": "month",
-    "limit_nano_usd": 10_000_000_000,
-    "settled_nano_usd": 12_500,
-    "leased_nano_usd": 0,
-    "suspense_nano_usd": 0,
-    "remaining_nano_usd": 9_999_987_500,
+    "limit": {"nano_usd": 10_000_000_000, "usd": "10.00"},
+    "current": {name: {"usd": amount} for name, amount in AMOUNTS.items()},
 }
+EVENT = {"time": "2026-11-22T09:00:00Z", "type": "llm.usage.recorded.v1", "subject": "s", "trace_id": None}
 
 
 class Door:
@@ -139,8 +136,8 @@ def test_chat_prints_the_bots_reply(door: Door, run: Any) -> None:
     door.answers["POST", "/api/bot-worker/web/7/sessions"] = (201, {"token": "t"})
     door.answers["POST", "/api/bot-worker/web/messages"] = (202, {})
     replies = [
-        {"sequence": 1, "direction": "in", "text": "hi"},
-        {"sequence": 2, "direction": "out", "text": "hello"},
+        {"sequence": 1, "author": "contact", "text": "hi"},
+        {"sequence": 2, "author": "bot", "text": "hello"},
     ]
     door.answers["GET", "/api/bot-worker/web/messages"] = (200, {"items": replies})
     assert run("chat", "hi", "--bot", "7").stdout.strip() == "hello"
@@ -153,8 +150,42 @@ def test_a_key_is_never_sent_over_plain_http_to_another_machine() -> None:
     assert "https" in result.stderr
 
 
-@given(st.integers(min_value=-(10**15), max_value=10**15))
-def test_usd_is_exact(nano: int) -> None:
-    whole, _, fraction = usd(abs(nano)).partition(".")
-    assert int(whole) * 10**9 + int(fraction.ljust(9, "0")) == abs(nano)
-    assert usd(nano).startswith("-") == (nano < 0)
+def test_events_are_printed_oldest_first(door: Door, run: Any) -> None:
+    newest_first = [EVENT | {"subject": "second"}, EVENT | {"subject": "first"}]
+    page = {"items": newest_first, "next_cursor": None, "head": "h"}
+    door.answers["GET", "/api/observability/events"] = (200, page)
+    lines = run("events", "tail", "--no-follow").stdout.splitlines()
+    assert [line.split()[2] for line in lines] == ["first", "second"]
+
+
+def test_status_fails_when_a_service_is_not_up(door: Door, run: Any) -> None:
+    services = [{"service": "llm-router", "health": "down", "detail": "connection refused"}]
+    door.answers["GET", "/api/observability/services"] = (200, {"status": "down", "services": services})
+    result = run("status")
+    assert result.exit_code == Exit.FAILED
+    assert "connection refused" in result.stdout
+
+
+def test_doctor_stops_at_the_first_fault_and_says_how_to_mend_it(door: Door, run: Any) -> None:
+    services = [{"service": "llm-router", "health": "up"}]
+    door.answers["GET", "/api/observability/services"] = (200, {"services": services})
+    door.answers["GET", "/api/budget-analytics/ledger/check"] = (200, {"balanced": False})
+    result = run("doctor")
+    assert result.exit_code == Exit.FAILED
+    assert "OPERATIONS_GUIDE" in result.stderr
+    door.answers["GET", "/api/budget-analytics/ledger/check"] = (200, {"balanced": True})
+    door.answers["GET", "/api/observability/dead-letters"] = (200, {"items": [], "next_cursor": None})
+    assert run("doctor").exit_code == Exit.OK
+
+
+def test_an_export_that_is_no_export_is_found_out(tmp_path: Path) -> None:
+    file = tmp_path / "export.ndjson"
+    file.write_text('{"kind": "nonsense"}\n')
+    result = CliRunner().invoke(app, ["audit", "verify", "--export", str(file)])
+    assert result.exit_code == Exit.FAILED
+    assert "NOT INTACT" in result.stdout
+
+
+def test_a_missing_export_is_a_usage_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["audit", "verify", "--export", str(tmp_path / "none")])
+    assert result.exit_code == Exit.USAGE

@@ -89,6 +89,16 @@ class Client:
     ) -> None:
         self._http.close()
 
+    def text(self, path: str) -> str:
+        """The body of a download as text. Raises KairosError, Unreachable."""
+        try:
+            response = self._http.get(path)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.profile.front_door} does not answer ({error})") from error
+        if not response.is_success:
+            raise error_of(response)
+        return response.text
+
     def call(
         self,
         method: str,

@@ -2,7 +2,7 @@
 
 import typer
 
-from kairos_sdk.commands import bots, installation, money, operations
+from kairos_sdk.commands import audit, bots, installation, money, operations
 
 app = typer.Typer(
     name="kairos",
@@ -27,3 +27,4 @@ app.add_typer(bots.app, name="bots")
 app.add_typer(money.app, name="budgets")
 app.add_typer(operations.events, name="events")
 app.add_typer(operations.dlq, name="dlq")
+app.add_typer(audit.app, name="audit")

@@ -111,7 +111,7 @@ class Talk:
             )
             for message in page["items"]:
                 self._seen = max(self._seen, int(message["sequence"]))
-                if message["direction"] == "out":
+                if message["author"] == "bot":
                     return dict(message)
             time.sleep(POLL_SECONDS)
         raise fail("no reply came in time", "`kairos doctor` looks for the cause.")

@@ -54,8 +54,7 @@ def demo() -> None:
 def status(profile: ProfileFile = None, as_json: Json = False) -> None:
     """Show whether every service is up."""
     with connected(profile) as client:
-        services = client.get("/api/observability/services")
-        rows = services["items"] if isinstance(services, dict) else services
+        rows = client.get("/api/observability/services")["services"]
         show(rows, {"service": "service", "health": "health", "detail": "detail"}, as_json=as_json)
         if any(row["health"] != "up" for row in rows):
             raise typer.Exit(Exit.FAILED)
@@ -65,15 +64,14 @@ def doctor(profile: ProfileFile = None) -> None:
     """Check what an installation needs, in order; stop at the first fault and say how to mend it."""
     with connected(profile) as client:
         typer.echo(f"connection file   {client.profile.front_door}")
-        rows = client.get("/api/observability/services")
-        down = [row for row in (rows["items"] if isinstance(rows, dict) else rows) if row["health"] != "up"]
+        rows = client.get("/api/observability/services")["services"]
         typer.echo("front door        answers")
+        down = [row for row in rows if row["health"] != "up"]
         if down:
             names = ", ".join(f"{row['service']} ({row.get('detail', '')})" for row in down)
             raise fail(f"not up: {names}", "`kairos logs SERVICE` shows why.")
         typer.echo("services          up")
-        check = client.get("/api/budget-analytics/ledger/check")
-        if not check.get("balanced", check.get("ok", False)):
+        if not client.get("/api/budget-analytics/ledger/check")["balanced"]:
             raise fail("the ledger does not balance", "docs/OPERATIONS_GUIDE.md, KairosLedgerImbalance")
         typer.echo("ledger            balances")
         dead = list(client.items("/api/observability/dead-letters", limit=1))

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from kairos_sdk.commands.output import Json, Limit, ProfileFile, connected, show, show_one, usd
+from kairos_sdk.commands.output import Json, Limit, ProfileFile, connected, show, show_one
 
 app = typer.Typer(no_args_is_help=True, help="Budgets: status, set.")
 NANO = 1_000_000_000
+AMOUNTS = ("settled", "leased", "suspense", "available")
 
 
 def models(profile: ProfileFile = None, as_json: Json = False) -> None:
@@ -23,12 +24,9 @@ def status(profile: ProfileFile = None, as_json: Json = False, limit: Limit = 50
         rows = list(client.items("/api/budget-analytics/budgets", limit=limit))
         if not as_json:
             for row in rows:
-                for key in ("limit", "settled", "leased", "suspense", "remaining"):
-                    row[key] = usd(row.get(f"{key}_nano_usd"))
-        columns = {
-            name: name
-            for name in ("id", "scope", "period", "limit", "settled", "leased", "suspense", "remaining")
-        }
+                row.update({key: row["current"][key]["usd"] for key in AMOUNTS} if row["current"] else {})
+                row["limit"] = row["limit"]["usd"]
+        columns = {name: name for name in ("id", "scope", "period", "limit", *AMOUNTS)}
         show(rows, columns, as_json=as_json)
 
 
@@ -62,8 +60,8 @@ def spend(
 ) -> None:
     """Show what was spent."""
     with connected(profile) as client:
-        body = client.get("/api/budget-analytics/spend", group_by=by)
-        rows = body["items"] if isinstance(body, dict) else body
-        for row in rows:
-            row.setdefault("usd", usd(row.get("cost_nano_usd")))
-        show(rows, {by: "key", "requests": "requests", "USD": "usd"}, as_json=as_json)
+        rows = list(client.items("/api/budget-analytics/spend", group_by=by))
+        if not as_json:
+            for row in rows:
+                row["usd"] = row["cost"]["usd"]
+        show(rows, {by: "key", "attempts": "attempts", "USD": "usd"}, as_json=as_json)

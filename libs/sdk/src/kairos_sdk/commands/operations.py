@@ -1,9 +1,9 @@
 """`kairos events`, `kairos dlq`: what happens, and what could not be handled."""
 
 import json
-import sys
 import time
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from kairos_sdk.commands.output import Json, Limit, ProfileFile, connected, show
 
 events = typer.Typer(no_args_is_help=True, help="Events of the suite.")
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, replay.")
+POLL_SECONDS = 0.5
 COLUMNS = {"id": "id", "queue": "queue", "type": "type", "error": "error", "at": "dead_at", "state": "state"}
 
 
@@ -21,24 +22,23 @@ def tail(
     profile: ProfileFile = None,
     as_json: Json = False,
 ) -> None:
-    """Print events, oldest first, and go on with new ones."""
+    """Print the latest events, oldest first, and go on with new ones."""
     with connected(profile) as client:
-        after: object = None
-        while True:
-            page = client.get("/api/observability/events", after=after, type=kind)
-            for event in page["items"]:
-                line = (
-                    json.dumps(event, default=str)
-                    if as_json
-                    else f"{event.get('time')} {event.get('type')} {event.get('subject')}"
-                )
-                typer.echo(line)
-            after = page.get("next_after", page.get("next_cursor")) or after
-            sys.stdout.flush()
-            if not follow and not page["items"]:
-                return
-            if not page["items"]:
-                time.sleep(0.5)
+        page = client.get("/api/observability/events", type=kind)
+        _print(reversed(page["items"]), as_json=as_json)
+        after = page["head"]
+        while follow:
+            page = client.get("/api/observability/events", type=kind, after=after)
+            _print(page["items"], as_json=as_json)
+            after = page["head"] or after
+            if not page["next_cursor"]:
+                time.sleep(POLL_SECONDS)
+
+
+def _print(found: Iterable[dict[str, Any]], *, as_json: bool) -> None:
+    for event in found:
+        line = f"{event['time']} {event['type']} {event['subject']} trace {event['trace_id'] or '-'}"
+        typer.echo(json.dumps(event) if as_json else line)
 
 
 @dlq.command("list")

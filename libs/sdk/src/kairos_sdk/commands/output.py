@@ -62,15 +62,6 @@ def connected(profile: Path | None) -> Iterator["Client"]:
         raise fail(f"{error} [{error.code}]", trail, Exit.DENIED if error.denied else Exit.FAILED) from error
 
 
-def usd(nano: int | None) -> str:
-    """Integer nano-USD as dollars, without a float on the way: 12500 -> 0.0000125."""
-    if nano is None:
-        return "-"
-    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
-    whole, rest = divmod(nano, 1_000_000_000)
-    return f"{sign}{whole}.{f'{rest:09d}'.rstrip('0') or '0'}"
-
-
 def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bool) -> None:
     """Print rows: `columns` maps a heading to the key of a row."""
     if as_json:
