@@ -160,6 +160,9 @@ class Suite:
     async def start(self, **changes: Any) -> RunningWorker:
         return await self.stack.enter_async_context(running(self.settings.model_copy(update=changes)))
 
+    async def delivered(self) -> None:
+        await eventually(lambda: self.telegram.deliveries.pending == 0, what="delivery of every update")
+
     async def sent(self, count: int, chat_id: int, timeout: float = DEADLINE_S) -> list[SentMessage]:
         await eventually(
             lambda: len(self.telegram.sent_to(chat_id)) >= count, what=f"{count} replies", timeout=timeout
@@ -247,3 +250,9 @@ def _eventually() -> Callable[..., Awaitable[Any]]:
 @pytest.fixture(name="completed")
 def _completed() -> Callable[..., CompletionCompletedV1]:
     return completed
+
+
+@pytest.fixture
+def start_worker(suite: Suite) -> Callable[[], Any]:
+    """Start one more replica for the length of a block."""
+    return lambda: running(suite.settings)
