@@ -64,7 +64,7 @@ def front_door(root: Path, state: Path, ports: Mapping[str, int], user: str | No
     return ServerSpec(
         name=FRONT_DOOR,
         argv=(native.find_program("nginx"), "-p", str(home), "-e", "stderr", "-c", str(home / "nginx.conf")),
-        env={"PATH": native.PATH, "KAIROS_STATE": str(state)},
+        env={"PATH": native.PATH},
         cwd=home.parent,
         user=user,
         prepare=prepare,

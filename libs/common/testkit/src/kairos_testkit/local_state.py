@@ -9,7 +9,7 @@ import json
 import os
 import pwd
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +58,11 @@ class LocalState:
     def server_ports(self) -> native.ServerPorts:
         names = ("amqp", "amqp_management", "amqp_metrics", "amqp_distribution", "epmd", "postgres", "redis")
         return native.ServerPorts(*(self.ports[name] for name in names))
+
+    def ports_of(self, program: str) -> tuple[str, ...]:
+        """The names of the ports a program listens on."""
+        several = {"rabbitmq": ("amqp", "amqp_management", "amqp_metrics", "amqp_distribution")}
+        return several.get(program, (program,))
 
     def credentials(self) -> native.Credentials:
         return native.Credentials(
@@ -117,13 +122,11 @@ def forget_data(state: LocalState) -> None:
     shutil.rmtree(state.home, ignore_errors=True)
 
 
-def settle_ports(remembered: Mapping[str, int], *, ours: bool) -> dict[str, int]:
-    """Ports to use now. While nothing of ours runs, a port somebody else has taken is replaced."""
+def settle_ports(remembered: Mapping[str, int], *, running: Container[str]) -> dict[str, int]:
+    """Ports to use now: one that somebody else has taken while our program did not run is replaced."""
     ports = dict(remembered)
-    if ours:
-        return ports
     for name, port in remembered.items():
-        if not is_free(port):
+        if name not in running and not is_free(port):
             ports[name] = _next_free(port, ports) if name in _well_known() else free_port(ports.values())
     return ports
 

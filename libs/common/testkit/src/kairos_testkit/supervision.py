@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from kairos_testkit import launch
+from kairos_testkit.guardian import end_group, start_time
 from kairos_testkit.local_state import LocalState, write_private
 from kairos_testkit.ports import is_free, wait_until
 from kairos_testkit.processes import ServerSpec
 
-MARKER: Final = "KAIROS_STATE"
 _USER: Final = "kairos"
 _STOP_SECONDS: Final = 25
 
@@ -64,9 +64,10 @@ class Supervisor:
             content = json.dumps(
                 {
                     "argv": list(spec.argv),
-                    "env": {**spec.env, MARKER: str(self._state.home)},
+                    "env": dict(spec.env),
                     "cwd": str(spec.cwd),
                     "user": spec.user,
+                    "note": str(folder / f"{spec.name}.pid"),
                 }
             )
             file = folder / f"{spec.name}.json"
@@ -131,17 +132,30 @@ class Supervisor:
         self.end_orphans()
 
     def end_orphans(self) -> None:
-        """End processes of this installation that outlived their supervisord."""
-        mine = os.getpid()
-        found = [pid for pid in marked_processes(self._state.home) if pid != mine]
+        """End processes of this installation that outlived their supervisord, and one that hangs."""
+        notes = (self._state.home / "programs").glob("*.pid")
+        found = [pid for note in notes if (pid := _noted(note)) is not None]
+        hanging = self._hanging()
+        if hanging is not None:
+            # First: it would start the others again.
+            end_group(hanging)
         for how, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, how)
+                    (os.kill if how is signal.SIGTERM else os.killpg)(pid, how)
             deadline = time.monotonic() + patience
             while found and time.monotonic() < deadline:
                 found = [pid for pid in found if _alive(pid)]
                 time.sleep(0.1)
+
+    def _hanging(self) -> int | None:
+        """Our supervisord when it lives but does not answer."""
+        try:
+            pid = int((self._state.home / "supervisord.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return pid if str(self._config).encode() in command else None
 
     def _stop_group(self, priority: int) -> None:
         priorities = json.loads((self._state.home / "priorities.json").read_text())
@@ -192,7 +206,7 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 [program:{spec.name}]
 command="{_escaped(sys.executable)}" -I -S "{_escaped(launch.__file__)}" "{_escaped(file)}"
 directory={home}
-environment=KAIROS_SPEC="{digest}",{MARKER}="{home}"
+environment=KAIROS_SPEC="{digest}"
 priority={spec.priority}
 autostart=false
 autorestart=true
@@ -208,16 +222,13 @@ stdout_logfile_backups=3
 """
 
 
-def marked_processes(home: Path) -> list[int]:
-    """Processes started for this installation: they carry its path in their first environment."""
-    wanted = f"{MARKER}={home}".encode()
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+def _noted(note: Path) -> int | None:
+    """The process a launch noted, if it is still that process."""
+    try:
+        pid, _, started = note.read_text().partition(" ")
+        return int(pid) if started and start_time(int(pid)) == started else None
+    except (OSError, ValueError):
+        return None
 
 
 def _alive(pid: int) -> bool:

@@ -69,11 +69,8 @@ def up(root: Path, settings: LocalSettings, progress: Progress | None = None) ->
     _check_programs(state)
     with only_one(state), ThreadPoolExecutor() as pool:
         console = pool.submit(build_console, root)
+        state = _settled(state)
         supervisor = Supervisor(state)
-        if not supervisor.running:
-            supervisor.end_orphans()
-            state = with_ports(state, settle_ports(state.ports, ours=False))
-            supervisor = Supervisor(state)
         local = local_suite(root, state, settings)
         with progress.step("servers"):
             _start_servers(local, supervisor, pool)
@@ -91,6 +88,21 @@ def up(root: Path, settings: LocalSettings, progress: Progress | None = None) ->
         connection = _connection(local, supervisor, seeded)
         write_private(state.connection_file, json.dumps(connection, indent=2) + "\n")
     return connection
+
+
+def _settled(state: LocalState) -> LocalState:
+    """Nothing left over from an earlier run, and no port that somebody else has."""
+    supervisor = Supervisor(state)
+    running: set[str] = set()
+    if supervisor.running:
+        alive = (info.name for info in supervisor.programs() if info.state == "RUNNING")
+        running = {"supervisor"} | {port for name in alive for port in state.ports_of(name)}
+    else:
+        supervisor.end_orphans()
+    if state.kind == "containers":
+        # The engine holds these ports for us.
+        running |= {"amqp", "amqp_management", "postgres", "redis"}
+    return with_ports(state, settle_ports(state.ports, running=running))
 
 
 def _check_programs(state: LocalState) -> None:
