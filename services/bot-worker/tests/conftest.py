@@ -324,7 +324,7 @@ class RecordedWakeUps:
     def reply_ready(self, wait: timedelta = timedelta(0)) -> None:
         self.replies.append(wait)
 
-    def bot_changed(self) -> None:
+    def bot_changed(self, bot_id: UUID) -> None:
         self.bots += 1
 
 

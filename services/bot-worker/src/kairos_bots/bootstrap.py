@@ -81,6 +81,7 @@ class BotWorker:
         self.cipher = AesGcmCipher(data_key, previous)
         self.signer = HmacSessionSigner(derived_key(data_key, "web chat sessions"))
         self.registry = MemoryRegistry(self.works, self.cipher, poll=settings.registry_poll_s)
+        self.wakes.bot_listeners.append(self.registry.changed)
         self.telegram = AiogramTelegram(
             settings.telegram_api_base, send_timeout=settings.telegram_send_timeout_s
         )

@@ -101,6 +101,7 @@ async def test_the_webhook_is_registered_where_telegram_can_reach_us(suite: Any,
     _, bot = await worker.call("POST", "/bots", json=NEW | {"telegram_token": "1002:x"})
     assert bot["telegram_updates"] == "webhook"
     await eventually(lambda: 1002 in suite.telegram.deliveries.webhooks, what="the webhook")
+    await eventually(lambda: _known(worker, UUID(bot["id"])), what="the bot", timeout=1)
     hook = suite.telegram.deliveries.webhooks[1002]
     assert hook.url == f"https://bots.test/channels/telegram/{bot['id']}"
     assert hook.secret == worker.parts.registry.find(UUID(bot["id"])).webhook_secret

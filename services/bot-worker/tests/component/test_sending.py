@@ -1,5 +1,6 @@
 """Replies on a channel that pauses, fails, or keeps its answer to itself."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -111,36 +112,31 @@ async def test_a_sender_that_dies_after_the_send_leaves_a_reply_that_is_known_to
     assert _count("ambiguous") == before + 1
 
 
-async def test_a_chat_is_paced(suite: Any) -> None:
+async def test_a_chat_is_paced(suite: Any, completed: Any) -> None:
     worker = await suite.start(telegram_chat_per_s=2, telegram_chat_burst=1)
-    await worker.telegram_bot(suite.telegram, 806)
-    suite.router.respond = lambda _: None
-    bot = await worker.telegram_bot(suite.telegram, 807, mode="manual", fallback_text="a" * 9000)
+    await worker.telegram_bot(suite.telegram, 807)
+    suite.router.respond = lambda request: completed(request, "a" * 9_000)
     suite.telegram.say(807, 7, "hello")
     sent = await suite.sent(3, 7)
-    gaps = [later.at - earlier.at for earlier, later in zip(sent, sent[1:], strict=False)]
+    gaps = [later.at - earlier.at for earlier, later in pairwise(sent)]
     assert all(gap >= 0.45 for gap in gaps), gaps
-    assert bot["mode"] == "manual"
 
 
 async def test_a_turn_that_can_not_be_opened_does_not_hold_up_the_others(
     suite: Any, worker: Any, eventually: Any
 ) -> None:
     await worker.telegram_bot(suite.telegram, 808)
+    errors = metrics.counter("session_errors_total")._value
+    before = errors.get()
     kairos_faults.arm("bots.turn.claimed", Action("error", times=1))
     try:
         suite.telegram.say(808, 7, "unlucky")
-        await eventually(
-            lambda: (
-                not kairos_faults.armed()["bots.turn.claimed"].times
-                or metrics.counter("session_errors_total")._value.get() > 0
-            ),
-            what="the failed opening",
-        )
+        await eventually(lambda: errors.get() > before, what="the failed opening")
         suite.telegram.say(808, 8, "lucky")
         assert [m.text for m in await suite.sent(1, 8)] == ["echo: lucky"]
     finally:
         kairos_faults.disarm("bots.turn.claimed")
+    assert suite.telegram.sent_to(7) == []
 
 
 async def test_a_revoked_token_keeps_the_reply_until_it_is_replaced(

@@ -1,7 +1,9 @@
 """Wake-ups inside one process."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 
 class ProcessWakeUps:
@@ -11,6 +13,7 @@ class ProcessWakeUps:
         self.turns = asyncio.Event()
         self.replies = asyncio.Event()
         self.bots = asyncio.Event()
+        self.bot_listeners: list[Callable[[UUID], None]] = []
 
     def turn_due(self, wait: timedelta = timedelta(0)) -> None:
         _set(self.turns, wait)
@@ -18,8 +21,11 @@ class ProcessWakeUps:
     def reply_ready(self, wait: timedelta = timedelta(0)) -> None:
         _set(self.replies, wait)
 
-    def bot_changed(self) -> None:
+    def bot_changed(self, bot_id: UUID) -> None:
+        """This process knows at once; the others hear it from the event."""
         self.bots.set()
+        for listener in self.bot_listeners:
+            listener(bot_id)
 
 
 def _set(event: asyncio.Event, wait: timedelta) -> None:

@@ -81,7 +81,7 @@ async def record_observation(work: Work, bot: Bot, seen: Observation, *, wakes: 
     )
     if not stored:
         await work.bots.apply_again(bot.id)
-        work.after_commit(wakes.bot_changed)
+        work.after_commit(lambda: wakes.bot_changed(bot.id))
     elif bot.observed_state is not seen.state:
         work.emit(
             BotLifecycleChangedV1(
@@ -93,5 +93,5 @@ async def record_observation(work: Work, bot: Bot, seen: Observation, *, wakes: 
             ),
             organisation_id=bot.organisation_id,
         )
-        work.after_commit(wakes.bot_changed)
+        work.after_commit(lambda: wakes.bot_changed(bot.id))
     return stored

@@ -48,7 +48,7 @@ async def change_bot(
         organisation_id=after.organisation_id,
     )
     work.emit(_announced(after), organisation_id=after.organisation_id)
-    work.after_commit(wakes.bot_changed)
+    work.after_commit(lambda: wakes.bot_changed(bot_id))
     return after
 
 

@@ -74,5 +74,5 @@ async def create_bot(
         ),
         organisation_id=organisation_id,
     )
-    work.after_commit(wakes.bot_changed)
+    work.after_commit(lambda: wakes.bot_changed(bot.id))
     return bot

@@ -36,5 +36,5 @@ async def delete_bot(work: Work, bot_id: UUID, *, context: AuditContext, wakes: 
         ),
         organisation_id=bot.organisation_id,
     )
-    work.after_commit(wakes.bot_changed)
+    work.after_commit(lambda: wakes.bot_changed(bot_id))
     return bot

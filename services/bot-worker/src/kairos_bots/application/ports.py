@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -178,7 +178,7 @@ class WakeUps(Protocol):
 
     def reply_ready(self, wait: timedelta = timedelta(0)) -> None: ...
 
-    def bot_changed(self) -> None: ...
+    def bot_changed(self, bot_id: UUID) -> None: ...
 
 
 class Publisher(Protocol):
@@ -257,8 +257,8 @@ class RegisteredBot:
     running: bool
     polling: bool
     observed_state: ObservedState
-    webhook_secret: str | None
-    telegram_token: str | None
+    webhook_secret: str | None = field(repr=False)
+    telegram_token: str | None = field(repr=False)
 
 
 class Registry(Protocol):
