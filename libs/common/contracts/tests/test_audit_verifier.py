@@ -285,7 +285,7 @@ def test_an_edited_checkpoint_is_found(changed: str) -> None:
 
 def test_a_clock_turned_back_is_found() -> None:
     early = "2025-01-01T00:00:00.000000Z"
-    links = rechained(LINKS[:5] + [replace(LINKS[5], recorded_at=early)] + LINKS[6:], 5)
+    links = rechained([*LINKS[:5], replace(LINKS[5], recorded_at=early), *LINKS[6:]], 5)
     checkpoints, seal = statements(links)
     report = verify_export(export(links, checkpoints, seal), check)
     assert [(found.kind, found.first_seq) for found in report.findings] == [("clock_turned_back", 6)]
