@@ -10,7 +10,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import aiohttp
+from live_client import Api, Json, LiveEvent, LiveFeed, Missing, waiting_for
 
 from kairos_contracts.audit_chain import link_hash
 
 CONNECTION: Final = Path(__file__).parents[2] / ".kairos" / "connection.json"
 LONGEST_S: Final = 14.0
-POLL_S: Final = 0.1
 NANO: Final = 1_000_000_000
 NEEDED: Final = ("front_door", "api_key", "bot_id", "organisation_id", "telegram_bot_id", "fake_telegram_url")
 # What a live client must hear about one answered message, whatever else happens.
@@ -37,11 +37,6 @@ EXPECTED: Final = (
     "conversation.reply.sent.v1",
 )
 Channel = Literal["telegram", "web"]
-Json = dict[str, Any]
-
-
-class DemoError(Exception):
-    """Something that the demo needs is missing; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -60,123 +55,15 @@ class Installation:
         try:
             found = json.loads(file.read_text())
         except FileNotFoundError as error:
-            raise DemoError(f"{file} does not exist: run make up first") from error
+            raise Missing(f"{file} does not exist: run make up first") from error
         except ValueError as error:
-            raise DemoError(f"{file} is not JSON: run make up again") from error
+            raise Missing(f"{file} is not JSON: run make up again") from error
         missing = [name for name in NEEDED if not found.get(name)]
         if missing == ["fake_telegram_url"]:
-            raise DemoError("this installation uses the real Telegram; the demo speaks through the fake one")
+            raise Missing("this installation uses the real Telegram; the demo speaks through the fake one")
         if missing:
-            raise DemoError(f"{file} has no {', '.join(missing)}: run make up again")
+            raise Missing(f"{file} has no {', '.join(missing)}: run make up again")
         return cls(**{name: found[name] for name in NEEDED})
-
-
-@dataclass(frozen=True)
-class Api:
-    """JSON over HTTP. Anything but 2xx is a DemoError with the server's own words."""
-
-    http: aiohttp.ClientSession
-    base: str
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-
-    async def get(self, path: str, **query: str | int) -> Any:
-        return await self.call("GET", path, params=query)
-
-    async def post(self, path: str, body: Any = None) -> Any:
-        return await self.call("POST", path, json=body)
-
-    async def call(self, method: str, path: str, **more: Any) -> Any:
-        url = f"{self.base}{path}"
-        try:
-            async with self.http.request(method, url, headers=self.headers, **more) as answer:
-                body = await answer.text()
-                if not answer.ok:
-                    raise DemoError(f"{method} {url} answered {answer.status}: {body[:300]}")
-                return json.loads(body) if body else None
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise DemoError(
-                f"{method} {url}: {str(error) or type(error).__name__}; is the suite up?"
-            ) from error
-
-    async def until(self, what: str, look: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask again until the look gives something; the demo's deadline ends it."""
-        with waiting_for(what):
-            while not (found := await look()):  # noqa: ASYNC110 - what it waits for is in another process
-                await asyncio.sleep(POLL_S)
-        return found
-
-
-class waiting_for:  # noqa: N801 - reads as the block it opens
-    """Names what is being waited for, so that a deadline can say what is missing."""
-
-    now: Final[list[str]] = []
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        self.now.append(self._what)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.now.remove(self._what)
-
-
-@dataclass(frozen=True)
-class LiveEvent:
-    """One `ev` frame; `at` is when it arrived here."""
-
-    at: float
-    event: Json
-
-    @property
-    def type(self) -> str:
-        return str(self.event["type"])
-
-    @property
-    def data(self) -> Json:
-        return dict(self.event["data"])
-
-
-class LiveFeed:
-    """A WebSocket client of `/ws`, as a console page is one."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self.events: list[LiveEvent] = []
-
-    @classmethod
-    async def open(cls, api: Api) -> "LiveFeed":
-        ticket = (await api.post("/api/observability/tickets"))["ticket"]
-        try:
-            socket = await api.http.ws_connect(f"{api.base}/ws", params={"ticket": ticket})
-        except aiohttp.ClientError as error:
-            raise DemoError(f"the live feed refused the WebSocket: {error}") from error
-        feed = cls(socket)
-        await socket.send_json({"t": "sub", "topic": "events"})
-        with waiting_for("the live feed's ready"):
-            while (await feed.frame())["t"] != "ready":
-                pass
-        return feed
-
-    async def frame(self) -> Json:
-        message = await self._socket.receive()
-        if message.type is not aiohttp.WSMsgType.TEXT:
-            raise DemoError(f"the live feed closed with {self._socket.close_code}")
-        frame: Json = json.loads(message.data)
-        return frame
-
-    async def listen(self) -> None:
-        """Collect events until cancelled."""
-        while True:
-            frame = await self.frame()
-            if frame["t"] == "ev":
-                self.events.append(LiveEvent(time.time(), frame["event"]))
-            elif frame["t"] in {"gap", "drop"}:
-                raise DemoError(f"the live feed lost events: {frame}")
-
-    def of_trace(self, trace_id: str) -> list[LiveEvent]:
-        return [each for each in self.events if each.event["trace_id"] == trace_id]
 
 
 @dataclass(frozen=True)
@@ -252,7 +139,7 @@ async def through_telegram(api: Api, telegram: Api, home: Installation) -> Excha
 
 
 async def _delivered(telegram: Api, update_id: int) -> None:
-    """The webhook's 200. Raises DemoError with its other answers when it never comes."""
+    """The webhook's 200. Raises Missing with its other answers when it never comes."""
     statuses: list[int] = []
 
     async def taken() -> bool:
@@ -265,7 +152,7 @@ async def _delivered(telegram: Api, update_id: int) -> None:
             await telegram.until("the webhook's 200", taken)
     except TimeoutError as error:
         told = f"answered {statuses[-1]}" if statuses and statuses[-1] else "can't be reached"
-        raise DemoError(f"Telegram could not deliver the message: the bot's webhook {told}") from error
+        raise Missing(f"Telegram could not deliver the message: the bot's webhook {told}") from error
 
 
 async def through_web_chat(api: Api, home: Installation) -> Exchange:
@@ -288,7 +175,7 @@ async def prove(api: Api, feed: LiveFeed, exchange: Exchange) -> Proof:
     stored = await api.get(f"/api/bot-worker/conversations/{exchange.conversation_id}/messages")
     traces = {message["trace_id"] for message in stored["items"]}
     if len(traces) != 1 or None in traces:
-        raise DemoError(f"{exchange.channel}: message and reply are not in one trace: {traces}")
+        raise Missing(f"{exchange.channel}: message and reply are not in one trace: {traces}")
     trace_id = str(traces.pop())
 
     async def all_heard() -> bool:
@@ -336,7 +223,7 @@ async def audit(api: Api, home: Installation) -> AuditProof:
     target = f"bot:{home.bot_id}"
     page = await api.get("/api/auth-audit/audit/entries", action="bot.created", target=target)
     if not page["items"]:
-        raise DemoError(f"the audit log has no entry about the creation of {target}")
+        raise Missing(f"the audit log has no entry about the creation of {target}")
     entry = page["items"][0]
     recomputed = link_hash(
         home.organisation_id, entry["seq"], entry["prev_hash"], entry["recorded_at"], entry["entry"]
@@ -433,7 +320,7 @@ async def bounded(home: Installation) -> tuple[list[Proof], AuditProof]:
             return await run(home)
     except TimeoutError as error:
         missing = " and ".join(dict.fromkeys(waiting_for.now)) or "an answer"
-        raise DemoError(f"{LONGEST_S:g} s were over while waiting for {missing}") from error
+        raise Missing(f"{LONGEST_S:g} s were over while waiting for {missing}") from error
 
 
 def main() -> int:
@@ -444,7 +331,7 @@ def main() -> int:
     try:
         home = Installation.read(options.connection)
         proofs, audited = asyncio.run(bounded(home))
-    except DemoError as error:
+    except Missing as error:
         if options.as_json:
             print(json.dumps({"ok": False, "faults": [str(error)]}))
         print(f"demo failed: {error}", file=sys.stderr)
