@@ -31,7 +31,10 @@ class Reader:
 
 
 async def _as_it_came(message: StreamMessage[AbstractIncomingMessage]) -> AbstractIncomingMessage:
-    """Keep FastStream from decoding: our parsing decides between handler, ladder and dead letters."""
+    """Keep FastStream from decoding: our parsing decides between handler, ladder and dead letters.
+
+    A coroutine, because FastStream sends a plain function through its thread pool for every message.
+    """
     return message.raw_message
 
 
