@@ -1,4 +1,4 @@
-"""The whole suite as tests get it. What it does with messages is proved in tests/e2e; here: that it stands."""
+"""The whole suite as tests get it. What it does with messages is proved in tests/e2e."""
 
 import pytest
 
