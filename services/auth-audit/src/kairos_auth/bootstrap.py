@@ -39,7 +39,7 @@ from kairos_auth.entrypoints.authentication import LocalAuthenticator
 from kairos_auth.entrypoints.consumers import Checkpointer, EntryConsumer
 from kairos_auth.entrypoints.internal import internal_routes
 from kairos_auth.entrypoints.members import member_routes, project_routes
-from kairos_auth.entrypoints.sessions import session_routes
+from kairos_auth.entrypoints.sessions import session_routes, sign_in_routes
 from kairos_auth.settings import Settings
 from kairos_messaging import Bus, OutboxRelay, PublishFailed
 from kairos_persistence import Database, DatabaseUnavailable, create_engine
@@ -161,13 +161,16 @@ def _application(
 def _add_routes(app: FastAPI, settings: Settings, core: _Core, introspect: Introspect) -> None:
     transactions, hasher, prints, clock = core.transactions, core.hasher, core.fingerprints, core.clock
     secrets = {name: secret.get_secret_value() for name, secret in settings.service_secrets.items()}
+    describe, secure = DescribeCaller(transactions), settings.cookie_secure
+    app.include_router(
+        sign_in_routes(SignIn(transactions, hasher, prints, clock), describe, cookie_secure=secure)
+    )
     app.include_router(
         session_routes(
-            SignIn(transactions, hasher, prints, clock),
             EndSession(transactions, clock),
-            DescribeCaller(transactions),
+            describe,
             ChangePassword(transactions, hasher, clock),
-            cookie_secure=settings.cookie_secure,
+            cookie_secure=secure,
         )
     )
     app.include_router(

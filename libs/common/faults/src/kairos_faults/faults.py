@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from kairos_faults.points import POINTS
 
@@ -132,7 +132,7 @@ def parse(specification: str) -> dict[str, Action]:
         if len(values) > 2 or not 0 <= probability <= 1:  # noqa: PLR2004 - probability and seconds
             raise FaultSyntaxError(part)
         seconds = values[1] if len(values) > 1 else 0.0
-        actions[name.strip()] = Action(kind=kind, probability=probability, seconds=seconds)  # type: ignore[arg-type]
+        actions[name.strip()] = Action(cast("Kind", kind), probability=probability, seconds=seconds)
     return actions
 
 

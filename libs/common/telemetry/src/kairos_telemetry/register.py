@@ -113,6 +113,12 @@ REGISTER: tuple[Metric, ...] = (
         "budget-analytics",
     ),
     Metric("kairos_audit_entries_total", "counter", "Audit entries chained.", (), "auth-audit"),
+    Metric(
+        "kairos_background_crashes_total",
+        "counter",
+        "Crashes of supervised background tasks; each is started again.",
+        ("task",),
+    ),
     Metric("kairos_build_info", "gauge", "1; the version is in the label.", ("service", "version")),
     Metric(
         "kairos_database_connections",

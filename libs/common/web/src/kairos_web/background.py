@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kairos_telemetry import get_logger
+from kairos_telemetry import get_logger, metrics
 
 _log = get_logger(__name__)
 
@@ -75,6 +75,7 @@ class Background:
                 task.crashes += 1
                 task.error = type(error).__name__
                 task.state = "waiting"
+                metrics.counter("kairos_background_crashes_total").labels(task=name).inc()
                 _log.exception("background_task_crashed", task=name, crashes=task.crashes)
             else:
                 task.state = "finished"

@@ -115,12 +115,15 @@ def install(app: FastAPI, unavailable_errors: Sequence[type[Exception]]) -> None
     async def on_unavailable(connection: Any, error: Any) -> Response | None:
         return await _answer(connection, unavailable(type(error).__name__))
 
-    app.add_exception_handler(Problem, _on_problem)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _on_validation)  # type: ignore[arg-type]
-    app.add_exception_handler(WebSocketRequestValidationError, _on_validation)  # type: ignore[arg-type]
-    for kind in unavailable_errors:
-        app.add_exception_handler(kind, on_unavailable)  # type: ignore[arg-type]
+    handlers: list[tuple[type[Exception], Any]] = [
+        (Problem, _on_problem),
+        (HTTPException, _on_http_exception),
+        (RequestValidationError, _on_validation),
+        (WebSocketRequestValidationError, _on_validation),
+        *((kind, on_unavailable) for kind in unavailable_errors),
+    ]
+    for kind, handler in handlers:
+        app.add_exception_handler(kind, handler)
 
 
 def internal_error(request: Request) -> JSONResponse:

@@ -73,14 +73,7 @@ def _view(actor: Actor, organisation: Organisation, member: Member | None, token
     )
 
 
-def session_routes(
-    sign_in: SignIn,
-    end_session: EndSession,
-    describe_caller: DescribeCaller,
-    change_password: ChangePassword,
-    *,
-    cookie_secure: bool,
-) -> APIRouter:
+def sign_in_routes(sign_in: SignIn, describe_caller: DescribeCaller, *, cookie_secure: bool) -> APIRouter:
     router = APIRouter(tags=["session"])
     cookie = session_cookie_name(secure=cookie_secure)
 
@@ -119,6 +112,19 @@ def session_routes(
         organisation, _ = await describe_caller(member.organisation_id, actor)
         view = _view(actor, organisation, member, opened.token)
         return view.model_copy(update={"expires_at": opened.session.expires_at})
+
+    return router
+
+
+def session_routes(
+    end_session: EndSession,
+    describe_caller: DescribeCaller,
+    change_password: ChangePassword,
+    *,
+    cookie_secure: bool,
+) -> APIRouter:
+    router = APIRouter(tags=["session"])
+    cookie = session_cookie_name(secure=cookie_secure)
 
     @router.get("/session", dependencies=[requires(Permission.PROFILE_READ)])
     async def show_session(
