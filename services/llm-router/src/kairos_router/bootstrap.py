@@ -60,7 +60,7 @@ class FrontDoor:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX + "/"):
+        if scope["type"] == "http" and (scope["path"] == PREFIX or scope["path"].startswith(PREFIX + "/")):
             await self._api(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -186,8 +186,9 @@ def build_app(router: Router) -> FrontDoor:
         lifespan=router.lifespan,
         authenticator=router.authenticator,
         checks=[
-            HealthCheck("postgres", router.database.ping),
-            HealthCheck("rabbitmq", router.bus.check),
+            # /v1 needs neither of these two: a router without them is degraded and stays in service.
+            HealthCheck("postgres", router.database.ping, required=False),
+            HealthCheck("rabbitmq", router.bus.check, required=False),
             HealthCheck("work", router.work.check, required=False),
             HealthCheck("upkeep", router.upkeep.check, required=False),
         ],
