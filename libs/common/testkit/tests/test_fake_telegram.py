@@ -123,6 +123,16 @@ def test_a_stuck_chat_does_not_hold_up_another(fake_telegram: FakeTelegram, rece
     assert receiver.texts == [(2, "fast"), (1, "slow")]
 
 
+async def test_what_nobody_polled_goes_to_the_webhook_that_is_set(
+    fake_telegram: FakeTelegram, receiver: Receiver
+) -> None:
+    fake_telegram.say(42, 7, "early")
+    async with bot(fake_telegram) as client:
+        await client.set_webhook(f"{receiver.base_url}/hook")
+    await asyncio.to_thread(fake_telegram.wait_delivered)
+    assert receiver.texts == [(7, "early")]
+
+
 def test_the_same_update_can_arrive_twice(fake_telegram: FakeTelegram, receiver: Receiver) -> None:
     fake_telegram.use_webhook(42, f"{receiver.base_url}/hook")
     body = {"bot_id": 42, "chat_id": 7, "text": "again", "copies": 2}

@@ -189,6 +189,7 @@ class FakeTelegram(FakeServer):
             return self.deliveries.info(bot_id)
         if method == "setWebhook":
             self.use_webhook(bot_id, str(values.get("url", "")), values.get("secret_token"))
+            self.deliveries.hand_over(bot_id)
         elif method == "deleteWebhook":
             self.deliveries.webhooks.pop(bot_id, None)
             self._save()

@@ -79,6 +79,11 @@ class Deliveries:
         if key not in self._workers:
             self._workers[key] = asyncio.get_running_loop().create_task(self._drain(key))
 
+    def hand_over(self, bot_id: int) -> None:
+        """What nobody has polled goes to the webhook that was set, as Telegram does it."""
+        for update in self._polled.pop(bot_id, []):
+            self.put(bot_id, int(update["message"]["chat"]["id"]), update)
+
     async def poll(self, bot_id: int, offset: int, limit: int, timeout: float) -> list[dict[str, Any]]:
         """getUpdates: an offset confirms everything before it."""
         deadline = time.monotonic() + timeout
