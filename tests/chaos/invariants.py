@@ -136,7 +136,7 @@ def check_messages(truth: Truth, intended: Mapping[str, Sequence[str]], report: 
 
 
 def check_channel(truth: Truth, sent: Mapping[str, Sequence[str]], report: Report) -> None:
-    """Each reply reached the channel once and in order; only a send that was in flight at a kill may repeat."""
+    """Each reply reached the channel once and in order; only a send in flight at a kill may repeat."""
     for chat, replies in truth.replies().items():
         expected = [reply["text"] for reply in replies]
         got = list(sent.get(chat, []))
@@ -156,7 +156,7 @@ def check_channel(truth: Truth, sent: Mapping[str, Sequence[str]], report: Repor
 
 
 def check_money(truth: Truth, provider: Mapping[str, int], report: Report) -> None:
-    """I5: the ledger is the provider's own count, attempt by attempt; accounts balance and fit their limits."""
+    """I5: the ledger is the provider's own count, attempt by attempt; accounts balance."""
     posted = {
         str(row["id"]): row["cost_nano"]
         for row in truth.rows("SELECT id, cost_nano FROM budget.attempts WHERE outcome = 'settled'")
