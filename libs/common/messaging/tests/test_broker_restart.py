@@ -134,8 +134,14 @@ async def test_a_cut_connection_is_repaired_and_the_message_in_hand_comes_again(
     message_id = await send(bus, "in hand")
     await entered.wait()
     vhost = broker_url.rpartition("/")[2]
+
+    async def both_known() -> bool:
+        path = f"/api/vhosts/{vhost}/connections"
+        return len(await asyncio.to_thread(servers.management.call, "GET", path)) == 2
+
     # The statistics of the management API are some seconds old.
-    await eventually(lambda: asyncio.to_thread(servers.management.close_connections, vhost))
+    await eventually(both_known, within=30)
+    assert await asyncio.to_thread(servers.management.close_connections, vhost) == 2
     release.set()
     await eventually(lambda: len(calls) >= 2, within=30)
     assert set(calls) == {message_id}

@@ -23,6 +23,7 @@ from kairos_messaging import (
 )
 from kairos_persistence import DatabaseUnavailable
 from kairos_telemetry.metrics import REGISTRY
+from kairos_testkit.servers import Servers
 
 pytestmark = pytest.mark.servers
 
@@ -341,3 +342,64 @@ async def test_a_service_tells_which_of_its_queues_are_paused(
     assert bus.paused == ()
     await send(bus, "x")
     await eventually(lambda: bus.paused == (queue,))
+
+
+async def test_a_failed_message_whose_retry_queue_is_gone_waits_until_it_is_declared_again(
+    record: Record,
+    make_bus: MakeBus,
+    send: Send,
+    eventually: Eventually,
+    queue: str,
+    servers: Servers,
+    broker_url: str,
+    fast: Tuning,
+) -> None:
+    bus = make_bus(tuning=replace(fast, guard_interval=0.5))
+    got = record(lambda call: RuntimeError("once") if call.attempt == 1 else None)
+    bus.consume(queue, got)
+    await bus.start()
+    vhost = broker_url.rpartition("/")[2]
+    path = f"/api/queues/{vhost}/{queue}.retry.50ms"
+    await asyncio.to_thread(servers.management.call, "DELETE", path)
+    await send(bus, "patient")
+    await eventually(lambda: got.calls)
+    assert not got.done
+    await eventually(lambda: got.done == ["patient"])
+    assert [call.attempt for call in got.calls] == [1, 2]
+
+
+async def test_stopping_gives_back_a_message_that_cannot_be_moved(
+    record: Record,
+    make_bus: MakeBus,
+    send: Send,
+    eventually: Eventually,
+    queue: str,
+    servers: Servers,
+    broker_url: str,
+) -> None:
+    bus, got = make_bus(), record(lambda _: RuntimeError("bad"))
+    bus.consume(queue, got)
+    await bus.start()
+    vhost = broker_url.rpartition("/")[2]
+    path = f"/api/queues/{vhost}/{queue}.retry.50ms"
+    await asyncio.to_thread(servers.management.call, "DELETE", path)
+    message_id = await send(bus, "stuck")
+    await eventually(lambda: got.calls)
+    await bus.stop(grace=5)
+    second, rest = make_bus(), record()
+    second.consume(queue, rest)
+    await second.start()
+    await eventually(lambda: rest.done == ["stuck"])
+    assert rest.calls[0].envelope.id == message_id
+
+
+async def test_a_replica_copy_held_too_long_is_dropped(
+    record: Record, make_bus: MakeBus, send: Send, eventually: Eventually, fast: Tuning
+) -> None:
+    bus = make_bus(tuning=replace(fast, hold_longest=0.1))
+    got = record(lambda call: DatabaseUnavailable("x") if call.message.reason == "old" else None)
+    bus.on_replica([BotLifecycleChangedV1], got)
+    await bus.start()
+    await send(bus, "old")
+    await send(bus, "new")
+    await eventually(lambda: got.done == ["new"])

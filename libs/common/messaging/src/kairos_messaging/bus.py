@@ -247,12 +247,21 @@ class Bus:
         """Declare what an operator or a lost disk removed; the driver then consumes again by itself."""
         while True:
             await asyncio.sleep(self._tuning.guard_interval)
+            reason = await self._missing()
+            if reason is None:
+                continue
+            log.warning("topology_incomplete", reason=reason)
             try:
-                await self.check()
-            except Exception as lost:  # noqa: BLE001 - the guard must outlive anything it meets.
-                log.warning("consumers_incomplete", reason=str(lost))
-                try:
-                    async with asyncio.timeout(self._tuning.connect_timeout):
-                        await self._declare()
-                except Exception as error:  # noqa: BLE001 - the broker is away; the next round tries again.
-                    log.debug("topology_not_declared", error=type(error).__name__)
+                async with asyncio.timeout(self._tuning.connect_timeout):
+                    await self._declare()
+            except Exception as error:  # noqa: BLE001 - the broker is away; the next round tries again.
+                log.debug("topology_not_declared", error=type(error).__name__)
+
+    async def _missing(self) -> str | None:
+        try:
+            await self.check()
+        except Exception as lost:  # noqa: BLE001 - the guard must outlive anything it meets.
+            return str(lost)
+        if any(reader.consumer.unmoved for reader in self._readers):
+            return "a failed message finds no queue to go to"
+        return None

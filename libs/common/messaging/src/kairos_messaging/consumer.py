@@ -75,6 +75,7 @@ class Consumer:
         self._lanes = Lanes()
         self._slots = asyncio.Semaphore(subscription.concurrency)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.unmoved = False
         self._waiting: set[asyncio.Task[Any]] = set()
 
     @property
@@ -257,6 +258,7 @@ class Consumer:
                 )
                 break
             except PublishFailed as error:
+                self.unmoved = True
                 log.warning("message_not_moved", queue=self.subscription.label, error=str(error))
             if message.channel.is_closed:
                 # The connection it came on is gone: the broker hands it out again by itself.
@@ -264,6 +266,7 @@ class Consumer:
             if await self._stopped_within(delay):
                 return await self._give_back(message)
             delay = min(delay * 2, self._tuning.pause_longest)
+        self.unmoved = False
         await apoint("message.moved")
         return await self._ack(message, outcome)
 
