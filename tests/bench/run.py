@@ -30,6 +30,15 @@ Rows = list[tuple[str, Figures]]
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FIRST_CHAT = 500_000
+INTRODUCTION = """\
+Written by `make bench`. Everything shares one machine: five services, RabbitMQ, PostgreSQL, Redis, the fakes
+and the load generator. Compare rows of one run with each other, not runs."""
+MESSAGES = """\
+The whole way: webhook, RabbitMQ, turn, router, hold, fake provider, ledger, reply to the fake Bot API. The
+quiet window, in which a turn waits for more messages, is 0 ms here and 300 ms by default."""
+ROUTER = """\
+Keys, budgets, limits, metrics and usage events on. The bare rows ask the same fake provider without the
+router; their CPU is the provider's, the other rows' the router's."""
 SERVICES = ("bot-worker", "llm-router", "budget-analytics", "auth-audit", "observability")
 
 
@@ -125,31 +134,27 @@ def memory(stack: Stack) -> list[str]:
     return lines + [f"| {name} | {resident_mib(stack.processes[name].pid):.0f} |" for name in SERVICES]
 
 
-def page(
-    messages: list[tuple[str, Figures]], router: list[tuple[str, Figures]], stack_lines: list[str]
-) -> str:
+def page(messages: Rows, router: Rows, stack_lines: list[str]) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}"
+    kernel = f"{platform.system()} {platform.release()}"
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {kernel}"
     return "\n".join(
         [
             "# Benchmarks",
             "",
-            "Written by `make bench`. Everything shares one machine: five services, RabbitMQ, PostgreSQL, Redis,",
-            "the fakes and the load generator. Compare rows of one run with each other, not runs.",
+            INTRODUCTION,
             "",
             f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}, {machine}.",
             "",
             "## From webhook to sent reply",
-            "The whole way: webhook, RabbitMQ, turn, router, hold, fake provider, ledger, reply to the fake Bot",
-            "API. The quiet window, in which a turn waits for more messages, is 0 ms here, 300 ms by default.",
+            MESSAGES,
             "",
             *table(messages),
             "",
             "## Router",
-            "Keys, budgets, limits, metrics and usage events on. The bare rows ask the same fake provider without",
-            "the router; their CPU is the provider's, the other rows' the router's.",
+            ROUTER,
             "",
             *table(router),
             "",
