@@ -12,7 +12,7 @@ class ServiceSettings(BaseSettings):
     URLs of servers hold credentials and are secret; none has a default.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     port: int
