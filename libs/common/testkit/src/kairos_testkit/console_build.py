@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from kairos_testkit.settings import passed_environment
+from kairos_testkit.guardian import end_group
+from kairos_testkit.settings import whole_environment
 
 _OLDEST_NODE: Final = (20, 19)
+_LONGEST_S: Final = 300
 _NOT_SOURCES: Final = {"node_modules", "dist", ".vite", "test-results"}
 
 
@@ -28,7 +30,7 @@ def build_console(root: Path) -> bool:
     console = root / "services" / "console"
     if not (console / "package.json").exists() or not is_stale(console):
         return False
-    env = passed_environment()
+    env = whole_environment()
     env["PATH"] = f"{node_directory(env['PATH'])}:{env['PATH']}"
     lock, installed = console / "package-lock.json", console / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
@@ -55,6 +57,23 @@ def _newest(console: Path) -> float:
 
 
 def _run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConsoleBuildError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()[-2000:]}")
+    # A session of its own: npm's children hold the pipe open and must end with it.
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        try:
+            output, _ = running.communicate(timeout=_LONGEST_S)
+        except BaseException as error:
+            end_group(running.pid)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ConsoleBuildError(f"{' '.join(command)} took longer than {_LONGEST_S} s") from error
+            raise
+    if running.returncode:
+        raise ConsoleBuildError(f"{' '.join(command)}: {output.strip()[-2000:]}")
