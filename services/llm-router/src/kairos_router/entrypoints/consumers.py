@@ -8,6 +8,7 @@ from kairos_contracts.llm.v1 import CompletionRequestV1
 from kairos_messaging import Bus, Delivery, PermanentError
 from kairos_router.application.answer_completion import QUEUE, CompletionStore
 from kairos_router.application.hold_money import Wallet
+from kairos_telemetry import current_traceparent
 from kairos_web import RemoteAuthenticator
 
 
@@ -21,7 +22,8 @@ def register(bus: Bus, store: CompletionStore, wallet: Wallet, authenticator: Re
         if envelope.organisation_id is None:
             raise NoOrganisation(str(envelope.id))
         if isinstance(request, CompletionRequestV1):
-            await store.accept(request, envelope.organisation_id, envelope.id, envelope.traceparent)
+            # The work goes on in the trace below this delivery, however much later it is claimed.
+            await store.accept(request, envelope.organisation_id, envelope.id, current_traceparent())
 
     async def change(delivery: Delivery[Any]) -> None:
         message = delivery.message
