@@ -164,6 +164,7 @@ class BotWorker:
         start("overdue-turns", self.turns.sweep)
         start("turn-gauge", self.turns.measure)
         start("sender", self.sender.run)
+        start("sender-claims", self.sender.keep_claims)
         start("bots", applier.run)
         start("pollers", self.pollers.run)
         start("partitions", self.database.keep_partitions)

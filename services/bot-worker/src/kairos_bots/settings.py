@@ -1,4 +1,6 @@
-from pydantic import Field, SecretStr
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from kairos_web.settings import ServiceSettings
@@ -42,3 +44,9 @@ class Settings(ServiceSettings):
     database_pool: int = Field(default=20, ge=4)
     web_sessions_per_min: int = Field(default=30, ge=1)
     web_messages_per_min: int = Field(default=60, ge=1)
+
+    @model_validator(mode="after")
+    def _send_ends_before_its_claim(self) -> Self:
+        if self.telegram_send_timeout_s >= self.claim_s or self.telegram_poll_s >= self.claim_s:
+            raise ValueError("telegram_send_timeout_s and telegram_poll_s must be below claim_s")
+        return self

@@ -108,6 +108,9 @@ class ReplyStore(Protocol):
     async def start(self, reply: Reply, token: UUID, lease: timedelta) -> Reply:
         """Record the intent to send."""
 
+    async def renew(self, claim_tokens: Sequence[UUID], lease: timedelta) -> None:
+        """Keep the claims of a sender that is alive and still at it."""
+
     async def postpone(self, reply: Reply, wait: timedelta) -> None: ...
 
     async def owns(self, reply: Reply) -> bool:

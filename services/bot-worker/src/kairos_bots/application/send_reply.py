@@ -5,7 +5,7 @@ call the channel, record the result. The gap between the first and the last is t
 crash leaves a reply of which nobody knows whether it was taken; see docs/decisions/0007.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -47,10 +47,16 @@ async def claim_replies(
     claim_token: UUID,
     cipher: Cipher,
     wakes: WakeUps,
+    under_way: Collection[UUID] = (),
 ) -> Sequence[ClaimedReply]:
-    """Claim what may be sent now. A reply the governor holds back waits in the store, not in this process."""
+    """Claim what may be sent now. A reply the governor holds back waits in the store, not in this process.
+
+    `under_way` are the replies this sender is still at: however late it is, it does not overtake itself.
+    """
     claimed = []
     for reply in await work.replies.hold_ready(limit):
+        if reply.id in under_way:
+            continue
         wait = await governor.admit(reply.bot_id, reply.external_chat_id)
         if wait > timedelta(0):
             await work.replies.postpone(reply, wait)

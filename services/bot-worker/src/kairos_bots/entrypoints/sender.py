@@ -25,6 +25,12 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
+class _UnderWay:
+    task: asyncio.Task[None]
+    claim_token: UUID | None
+
+
+@dataclass(frozen=True)
 class Sender:
     """`slots` replies are under way at most; `lease` bounds how long a dead sender holds one."""
 
@@ -38,7 +44,7 @@ class Sender:
     slots: int
     lease: timedelta
     rules: RetryRules = RetryRules()  # noqa: RUF009 - frozen, so sharing it is safe
-    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    under_way: dict[UUID, _UnderWay] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Send until cancelled; what is under way then is finished and recorded first."""
@@ -49,7 +55,8 @@ class Sender:
                     await rest(self.wake, self.poll)
         finally:
             if self.under_way:
-                await asyncio.wait(self.under_way, timeout=FINISH_S)
+                tasks = [each.task for each in self.under_way.values()]
+                await asyncio.wait(tasks, timeout=FINISH_S)
 
     async def _fill(self) -> bool:
         """Start what may be sent now; False when there is nothing more to start."""
@@ -61,16 +68,33 @@ class Sender:
         except DatabaseUnavailable:
             return False
         for reply in claimed:
-            task = asyncio.create_task(self._send_guarded(reply), name=f"send {reply.reply.id}")
-            self.under_way.add(task)
-            task.add_done_callback(self._done)
+            self._start(reply)
         return len(claimed) == free
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        full = len(self.under_way) >= self.slots
-        self.under_way.discard(task)
-        if full:
-            self.wake.set()
+    def _start(self, claimed: ClaimedReply) -> None:
+        identity, token = claimed.reply.id, claimed.reply.claim_token
+
+        def done(_: asyncio.Task[None]) -> None:
+            full = len(self.under_way) >= self.slots
+            del self.under_way[identity]
+            if full:
+                self.wake.set()
+
+        task = asyncio.create_task(self._send_guarded(claimed), name=f"send {identity}")
+        self.under_way[identity] = _UnderWay(task, token)
+        task.add_done_callback(done)
+
+    async def keep_claims(self) -> None:
+        """Renew the claims of what is under way until cancelled, so that only a dead sender loses any."""
+        while True:
+            await asyncio.sleep(self.lease.total_seconds() / 3)
+            tokens = {each.claim_token for each in self.under_way.values() if each.claim_token}
+            try:
+                if tokens:
+                    async with self.works.system() as work:
+                        await work.replies.renew(list(tokens), self.lease)
+            except DatabaseUnavailable:
+                _log.info("claims_not_renewed", claims=len(tokens))
 
     async def claim(self, limit: int) -> Sequence[ClaimedReply]:
         token = uuid4()
@@ -83,6 +107,7 @@ class Sender:
                 claim_token=token,
                 cipher=self.cipher,
                 wakes=self.wakes,
+                under_way=self.under_way,
             )
         for each in claimed:
             if each.reply.was_sending:

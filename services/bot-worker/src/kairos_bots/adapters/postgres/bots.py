@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Table, func, insert, select, tuple_, update
+from sqlalchemy import Table, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +14,9 @@ from kairos_bots.domain.bot import Bot
 
 _bots: Table = tables.bots
 _c = _bots.c
+_GET = select(_bots).where(_c.id == bindparam("key"), _c.deleted_at.is_(None))
+# Messages arriving for the bot only share its key, so they do not wait for this lock.
+_GET_LOCKED = _GET.with_for_update(key_share=True)
 
 
 class PostgresBots:
@@ -24,11 +27,8 @@ class PostgresBots:
         await self._session.execute(insert(_bots).values(bot_values(bot) | {"apply_after": func.now()}))
 
     async def get(self, bot_id: UUID, *, lock: bool = False) -> Bot | None:
-        query = select(_bots).where(_c.id == bot_id, _c.deleted_at.is_(None))
-        if lock:
-            # Messages arriving for the bot only share its key, so they do not wait for this lock.
-            query = query.with_for_update(key_share=True)
-        row = (await self._session.execute(query)).mappings().one_or_none()
+        found = await self._session.execute(_GET_LOCKED if lock else _GET, {"key": bot_id})
+        row = found.mappings().one_or_none()
         return None if row is None else bot_of(row)
 
     async def save(self, bot: Bot) -> None:

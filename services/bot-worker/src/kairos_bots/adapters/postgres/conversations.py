@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Table, func, insert, select, text, tuple_, update
+from sqlalchemy import Select, Table, bindparam, func, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kairos_bots.adapters import tables
@@ -53,6 +54,41 @@ RETURNING id, organisation_id, bot_id, contact_id, channel, external_chat_id,
 """)
 _conversations: Table = tables.conversations
 _messages: Table = tables.messages
+_c = _conversations.c
+_m = _messages.c
+
+# Statements of the hot path are built once: building them costs more than running them.
+_SAVE_CONVERSATION = (
+    update(_conversations)
+    .where(_c.id == bindparam("key"))
+    .values(last_sequence=bindparam("last"), epoch=bindparam("latest"))
+)
+_ADD_MESSAGE = insert(_messages)
+_OF_TURN = (
+    select(_messages)
+    .where(
+        _m.turn_id == bindparam("turn"),
+        _m.direction == Direction.IN.value,
+        _m.created_at >= bindparam("earliest"),
+    )
+    .order_by(_m.order, _m.sequence)
+)
+_BEFORE = (
+    select(_messages)
+    .where(
+        _m.conversation_id == bindparam("conversation"),
+        _m.sequence < bindparam("bound"),
+        _m.created_at >= func.now() - HISTORY_REACHES_BACK,
+    )
+    .order_by(_m.sequence.desc())
+    .limit(bindparam("most"))
+)
+_AFTER = (
+    select(_messages)
+    .where(_m.conversation_id == bindparam("conversation"), _m.sequence > bindparam("bound"))
+    .order_by(_m.sequence)
+    .limit(bindparam("most"))
+)
 
 
 @dataclass(frozen=True)
@@ -80,9 +116,8 @@ class PostgresConversations:
 
     async def save(self, conversation: Conversation) -> None:
         await self.session.execute(
-            update(_conversations)
-            .where(_conversations.c.id == conversation.id)
-            .values(last_sequence=conversation.last_sequence, epoch=conversation.epoch)
+            _SAVE_CONVERSATION,
+            {"key": conversation.id, "last": conversation.last_sequence, "latest": conversation.epoch},
         )
 
     async def get(self, conversation_id: UUID) -> Conversation | None:
@@ -106,42 +141,19 @@ class PostgresMessages:
     session: AsyncSession
 
     async def add(self, message: StoredMessage) -> None:
-        await self.session.execute(insert(_messages).values(message_values(message)))
+        await self.session.execute(_ADD_MESSAGE, message_values(message))
 
     async def of_turn(self, turn: Turn) -> Sequence[StoredMessage]:
-        columns = _messages.c
-        query = (
-            select(_messages)
-            .where(
-                columns.turn_id == turn.id,
-                columns.direction == Direction.IN.value,
-                columns.created_at >= turn.created_at - CLOCKS_DIFFER_BY,
-            )
-            .order_by(columns.order, columns.sequence)
-        )
-        return [message_of(row) for row in (await self.session.execute(query)).mappings()]
+        return await self._read(_OF_TURN, {"turn": turn.id, "earliest": turn.created_at - CLOCKS_DIFFER_BY})
 
     async def before(self, conversation_id: UUID, sequence: int, limit: int) -> Sequence[StoredMessage]:
-        columns = _messages.c
-        query = (
-            select(_messages)
-            .where(
-                columns.conversation_id == conversation_id,
-                columns.sequence < sequence,
-                columns.created_at >= func.now() - HISTORY_REACHES_BACK,
-            )
-            .order_by(columns.sequence.desc())
-            .limit(limit)
-        )
-        found = [message_of(row) for row in (await self.session.execute(query)).mappings()]
-        return found[::-1]
+        values = {"conversation": conversation_id, "bound": sequence, "most": limit}
+        return (await self._read(_BEFORE, values))[::-1]
 
     async def after(self, conversation_id: UUID, sequence: int, limit: int) -> Sequence[StoredMessage]:
-        columns = _messages.c
-        query = (
-            select(_messages)
-            .where(columns.conversation_id == conversation_id, columns.sequence > sequence)
-            .order_by(columns.sequence)
-            .limit(limit)
-        )
-        return [message_of(row) for row in (await self.session.execute(query)).mappings()]
+        values = {"conversation": conversation_id, "bound": sequence, "most": limit}
+        return await self._read(_AFTER, values)
+
+    async def _read(self, query: Select[Any], values: dict[str, Any]) -> list[StoredMessage]:
+        rows = (await self.session.execute(query, values)).mappings()
+        return [message_of(row) for row in rows]

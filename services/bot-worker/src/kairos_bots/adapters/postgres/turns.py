@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, Table, and_, exists, func, or_, select, update
+from sqlalchemy import Select, Table, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -61,6 +61,24 @@ _OVERDUE = (
     .where(_t.state == TurnState.ANSWERING.value, _t.deadline_at <= func.now())
     .order_by(_t.deadline_at)
 )
+_COLLECTING = select(_turns).where(
+    _t.conversation_id == bindparam("conversation"), _t.state == TurnState.COLLECTING.value
+)
+_NEW = insert(_turns)
+_SAVE = _NEW.on_conflict_do_update(
+    index_elements=["id"],
+    set_={column.name: _NEW.excluded[column.name] for column in _t if column.name != "id"},
+)
+_LOCK_CONVERSATION = (
+    select(_conversations.c.id).where(_conversations.c.id == bindparam("conversation")).with_for_update()
+)
+_ONE = (
+    select(*_HELD, func.clock_timestamp().label("now"))
+    .join_from(_turns, _conversations, _conversations.c.id == _t.conversation_id)
+    .join(_bots, _bots.c.id == _t.bot_id)
+    .where(_t.id == bindparam("turn"), _t.conversation_id == bindparam("conversation"))
+    .with_for_update(of=[_turns])
+)
 
 
 @dataclass(frozen=True)
@@ -69,17 +87,12 @@ class PostgresTurns:
     clock: DatabaseClock
 
     async def collecting(self, conversation_id: UUID) -> Turn | None:
-        query = select(_turns).where(
-            _t.conversation_id == conversation_id, _t.state == TurnState.COLLECTING.value
-        )
-        row = (await self.session.execute(query)).mappings().one_or_none()
+        found = await self.session.execute(_COLLECTING, {"conversation": conversation_id})
+        row = found.mappings().one_or_none()
         return None if row is None else turn_of(row)
 
     async def save(self, turn: Turn) -> None:
-        values = turn_values(turn)
-        statement = insert(_turns).values(values)
-        changed = {name: statement.excluded[name] for name in values if name != "id"}
-        await self.session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed))
+        await self.session.execute(_SAVE, turn_values(turn))
 
     async def hold_due(self) -> HeldTurn | None:
         return await self._held(_DUE)
@@ -90,17 +103,8 @@ class PostgresTurns:
     async def hold(self, conversation_id: UUID, turn_id: UUID) -> HeldTurn | None:
         # The conversation first and alone: everything that changes its turns waits here, and the
         # second statement then sees what they did.
-        await self.session.execute(
-            select(_conversations.c.id).where(_conversations.c.id == conversation_id).with_for_update()
-        )
-        query = (
-            select(*_HELD, func.clock_timestamp().label("now"))
-            .join_from(_turns, _conversations, _conversations.c.id == _t.conversation_id)
-            .join(_bots, _bots.c.id == _t.bot_id)
-            .where(_t.id == turn_id, _t.conversation_id == conversation_id)
-            .with_for_update(of=[_turns])
-        )
-        return await self._held(query)
+        await self.session.execute(_LOCK_CONVERSATION, {"conversation": conversation_id})
+        return await self._held(_ONE, {"conversation": conversation_id, "turn": turn_id})
 
     async def reopen_of_bot(self, bot_id: UUID) -> int:
         result = await self.session.execute(
@@ -123,8 +127,8 @@ class PostgresTurns:
         )
         return int((await self.session.execute(query)).scalar_one())
 
-    async def _held(self, query: Select[Any]) -> HeldTurn | None:
-        row = (await self.session.execute(query)).mappings().one_or_none()
+    async def _held(self, query: Select[Any], values: dict[str, Any] | None = None) -> HeldTurn | None:
+        row = (await self.session.execute(query, values)).mappings().one_or_none()
         if row is None:
             return None
         self.clock.seen = row["now"]
