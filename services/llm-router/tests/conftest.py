@@ -206,7 +206,7 @@ def make_deployment(name: str = "paid", *, price: tuple[int, int] = (100, 400), 
         "max_output_tokens": 256,
         "capabilities": ALL,
         "input_margin": 0,
-        "timeouts": Timeouts(connect=1.0, first_byte=1.0, idle=1.0),
+        "timeouts": Timeouts(connect=2.5, first_byte=2.5, idle=2.5),
     }
     return Deployment(name=name, **(values | more))
 
@@ -216,7 +216,7 @@ def make_ask(text: str = "hello", **fields: Any) -> Ask:
     return parse_ask(payload, len(str(payload)))
 
 
-async def until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+async def until(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
     """Wait for a truthy answer; `condition` may be a coroutine function."""
     end = time.monotonic() + timeout
     while True:
@@ -316,7 +316,7 @@ price = {{ input = 100, output = 400 }}
 context_window = 32_000
 max_output_tokens = 256
 capabilities = ["streaming", "tools", "json", "vision"]
-timeouts = {{ connect = 1.0, first_byte = 1.0, idle = 1.0 }}
+timeouts = {{ connect = {patience}, first_byte = {patience}, idle = {patience} }}
 
 [deployments.second]
 kind = "openai"
@@ -326,7 +326,7 @@ price = {{ input = 50, output = 200 }}
 context_window = 32_000
 max_output_tokens = 256
 capabilities = ["streaming", "tools", "json", "vision"]
-timeouts = {{ connect = 1.0, first_byte = 1.0, idle = 1.0 }}
+timeouts = {{ connect = {patience}, first_byte = {patience}, idle = {patience} }}
 
 [deployments.free]
 kind = "openai"
@@ -371,7 +371,7 @@ class Events:
     def bodies(self, type_name: str) -> list[dict[str, Any]]:
         return [body for name, body, _ in self.seen if name == type_name]
 
-    async def expect(self, type_name: str, count: int = 1, timeout: float = 15.0) -> list[dict[str, Any]]:
+    async def expect(self, type_name: str, count: int = 1, timeout: float = 30.0) -> list[dict[str, Any]]:
         await until(lambda: len(self.bodies(type_name)) >= count, timeout)
         return self.bodies(type_name)
 
@@ -401,17 +401,22 @@ async def watching(amqp_url: str) -> AsyncIterator[Events]:
 def service_of(
     provisioned: Any, broker_url: str, redis_url: str, tmp_path: Path
 ) -> Callable[..., contextlib.AbstractAsyncContextManager[Service]]:
-    """Start a service: `async with service_of(limit=…, settings…) as service`."""
+    """Start a service: `async with service_of(limit=…, settings…) as service`.
+
+    `patience` is how many seconds it waits for a provider.
+    """
     from kairos_router.bootstrap import Router, build_app
     from kairos_router.settings import Settings
 
     database_url = provisioned.service_database("kairos_router", "router")
 
     @contextlib.asynccontextmanager
-    async def start(*, limit: int | None = None, budgets: Any = None, **more: Any) -> AsyncIterator[Service]:
+    async def start(
+        *, limit: int | None = None, budgets: Any = None, patience: float = 10.0, **more: Any
+    ) -> AsyncIterator[Service]:
         with FakeProvider() as first, FakeProvider() as second:
             file = tmp_path / "kairos.toml"
-            file.write_text(CATALOGUE.format(first=first.url, second=second.url))
+            file.write_text(CATALOGUE.format(first=first.url, second=second.url, patience=patience))
             values: dict[str, Any] = {
                 "postgres_url": database_url,
                 "amqp_url": broker_url,

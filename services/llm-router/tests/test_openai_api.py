@@ -196,7 +196,7 @@ async def test_a_used_up_budget_goes_to_the_local_model_and_says_so(service_of: 
     [
         (Script(status=429, retry_after=4, times=0), 429, "provider_rate_limited"),
         (Script(status=500, times=0), 502, "provider_error"),
-        (Script(delay_ms=2_500, times=0), 504, "provider_timeout"),
+        (Script(delay_ms=6_000, times=0), 504, "provider_timeout"),
         (Script(garbage=True, times=0), 502, "provider_error"),
         (Script(status=403, times=0), 502, "provider_misconfigured"),
         (Script(status=422, times=0), 422, "422"),
@@ -205,7 +205,7 @@ async def test_a_used_up_budget_goes_to_the_local_model_and_says_so(service_of: 
 async def test_when_no_provider_answers_the_caller_is_told_which_way_it_failed(
     service_of: Any, script: Script, status: int, code: str
 ) -> None:
-    async with service_of(limit=10**9) as service:
+    async with service_of(limit=10**9, patience=2.5) as service:
         service.keys.add(KEY)
         service.first.fail(script)
         service.second.fail(script)
