@@ -9,14 +9,12 @@ from kairos_testkit.suite import SERVICES
 pytestmark = pytest.mark.stack
 
 
-@pytest.mark.timeout(300)
 def test_every_service_is_ready_and_seeded(stack: Stack) -> None:
     for service in SERVICES:
         assert ApiClient(stack.url(service.name)).get("/health/ready")
     assert [bot["id"] for bot in stack.client("bot-worker").items("/bots")] == [stack.seeded.bot_id]
 
 
-@pytest.mark.timeout(300)
 def test_the_front_door_leads_to_every_service(stack: Stack) -> None:
     door = ApiClient(stack.front_door).with_key(stack.seeded.api_key)
     for service in SERVICES:
@@ -26,7 +24,6 @@ def test_the_front_door_leads_to_every_service(stack: Stack) -> None:
     assert hidden.value.status == 404
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_service_comes_back_under_its_address(stack: Stack) -> None:
     stack.kill("llm-router")
     with pytest.raises(ApiError) as gone:
@@ -36,7 +33,6 @@ def test_a_killed_service_comes_back_under_its_address(stack: Stack) -> None:
     assert stack.client("llm-router").get("/health/ready")
 
 
-@pytest.mark.timeout(300)
 def test_a_message_on_telegram_is_answered_by_the_provider(stack: Stack) -> None:
     stack.say(99, "is anybody there?")
     (sent,) = stack.telegram.wait_sent(1, chat_id=99)

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from kairos_testkit.stack import Stack
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test of a stack time to start it: five services under coverage on two cores."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """RabbitMQ, PostgreSQL and Redis of this run (per xdist worker), started on first use."""
