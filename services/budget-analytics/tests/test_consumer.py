@@ -19,7 +19,7 @@ from .conftest import Bench, settings_of  # noqa: TID252 - tests have no importa
 
 pytestmark = pytest.mark.servers
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 async def until(done: Callable[[], Awaitable[bool]]) -> None:
