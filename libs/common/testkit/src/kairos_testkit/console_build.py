@@ -40,9 +40,10 @@ def build_console(root: Path) -> bool:
 
 
 def _install(console: Path, env: dict[str, str]) -> None:
-    """Exactly what is locked; a lock made behind a registry without the packages of other platforms lacks them.
+    """Exactly what is locked.
 
-    `npm ci` refuses such a lock, `npm install --no-save` takes every version and hash from it all the same.
+    A lock made behind a registry that has only this platform's packages lacks the others'. `npm ci` refuses
+    such a lock; `npm install --no-save` takes every version and hash from it all the same.
     """
     quietly = ("--no-audit", "--no-fund", "--prefer-offline")
     try:
