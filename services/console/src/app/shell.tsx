@@ -1,6 +1,5 @@
 import {
   ActionIcon,
-  Alert,
   AppShell,
   Avatar,
   Burger,
@@ -27,7 +26,7 @@ import {
   IconSun,
 } from "@tabler/icons-react";
 import { Link, Outlet, useRouterState } from "@tanstack/react-router";
-import { type ComponentType, lazy, Suspense, useEffect, useRef } from "react";
+import { type ComponentType, lazy, Suspense } from "react";
 import { HealthStrip } from "@/components/health-strip";
 import { TransportBadge } from "@/components/transport-badge";
 import { LANGUAGES, useLocalisation } from "@/i18n";
@@ -127,6 +126,11 @@ function Preferences() {
   );
 }
 
+function initials(name: string): string {
+  const letters = name.split(/[\s.@_-]+/).map((part) => part.charAt(0).toLocaleUpperCase());
+  return letters.slice(0, 2).join("");
+}
+
 function Account({ onPassword }: { onPassword: () => void }) {
   const { t } = useLocalisation();
   const session = useSession();
@@ -134,8 +138,15 @@ function Account({ onPassword }: { onPassword: () => void }) {
   return (
     <Menu position="bottom-end" width={240}>
       <Menu.Target>
-        <ActionIcon variant="transparent" size="lg" radius="xl" aria-label={t("user.menu")}>
-          <Avatar size={32} radius="xl" color="kairos" name={session.display} aria-hidden />
+        <ActionIcon
+          variant="transparent"
+          size="lg"
+          radius="xl"
+          aria-label={`${t("user.menu")} ${initials(session.display)}`}
+        >
+          <Avatar size={32} radius="xl" color="kairos" aria-hidden>
+            {initials(session.display)}
+          </Avatar>
         </ActionIcon>
       </Menu.Target>
       <Menu.Dropdown>
@@ -159,23 +170,11 @@ function Account({ onPassword }: { onPassword: () => void }) {
   );
 }
 
-/** Moves the focus to the new page's heading, so that keyboard and screen reader follow the navigation. */
-function useFocusOnNavigation() {
-  const path = useRouterState({ select: (state) => state.location.pathname });
-  const previous = useRef(path);
-  useEffect(() => {
-    if (previous.current === path) return;
-    previous.current = path;
-    document.querySelector<HTMLElement>("main h1")?.focus();
-  }, [path]);
-}
-
 export function Shell() {
   const { t } = useLocalisation();
   const session = useSession();
   const [opened, { toggle, close }] = useDisclosure(false);
   const [changing, password] = useDisclosure(false);
-  useFocusOnNavigation();
   return (
     <AppShell
       header={{ height: 56 }}
@@ -219,16 +218,17 @@ export function Shell() {
           <Preferences />
         </Group>
       </AppShell.Navbar>
-      <AppShell.Main id="content" tabIndex={-1}>
+      <AppShell.Main id="content" tabIndex={-1} className={classes.main}>
         {session.must_change_password && (
-          <Alert color="yellow" variant="light" icon={<IconKey size={18} />} mb="md">
-            <Group justify="space-between" gap="xs">
+          <Group className="hint" justify="space-between" gap="xs" mb="md" role="note">
+            <Group gap="xs" wrap="nowrap">
+              <IconKey size={18} aria-hidden />
               <Text size="sm">{t("password.hint")}</Text>
-              <Button size="compact-sm" variant="default" onClick={password.open}>
-                {t("password.change")}
-              </Button>
             </Group>
-          </Alert>
+            <Button size="compact-sm" variant="default" onClick={password.open}>
+              {t("password.change")}
+            </Button>
+          </Group>
         )}
         <Outlet />
       </AppShell.Main>

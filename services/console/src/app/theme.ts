@@ -44,6 +44,10 @@ export const cssVariables: CSSVariablesResolver = () => ({
     "--kairos-panel": "#ffffff",
     "--kairos-line": "#dfe5e8",
     "--kairos-bar": "#0b7285",
+    "--kairos-bubble-in": "#edf1f3",
+    "--kairos-bubble-out": "#0b7285",
+    "--kairos-hint": "#fff9e6",
+    "--kairos-hint-line": "#f0dfae",
   },
   dark: {
     "--mantine-color-dimmed": "#a9b3bb",
@@ -58,5 +62,9 @@ export const cssVariables: CSSVariablesResolver = () => ({
     "--kairos-panel": "#1b2227",
     "--kairos-line": "#2d363d",
     "--kairos-bar": "#34a4bb",
+    "--kairos-bubble-in": "#2a333a",
+    "--kairos-bubble-out": "#0f6778",
+    "--kairos-hint": "#2a2413",
+    "--kairos-hint-line": "#4d4222",
   },
 });

@@ -1,4 +1,4 @@
-import { Badge, Group, Text } from "@mantine/core";
+import { Badge, Group, Text, VisuallyHidden } from "@mantine/core";
 import { IconBrandTelegram, IconMessageCircle } from "@tabler/icons-react";
 import { useLocalisation } from "@/i18n";
 import type { Bot, BotState } from "@/lib/types";
@@ -19,6 +19,7 @@ export function BotStateBadge({ bot }: { bot: Bot }) {
       color={COLORS[bot.observed_state]}
       variant="light"
       tt="none"
+      miw="max-content"
       title={bot.observed_reason || undefined}
     >
       {t(`botState.${bot.observed_state}`)}
@@ -34,7 +35,7 @@ export function ChannelIcon({ channel }: { channel: string }) {
   );
 }
 
-export function BotChannels({ bot }: { bot: Bot }) {
+export function BotChannels({ bot, iconsOnly = false }: { bot: Bot; iconsOnly?: boolean }) {
   const { t } = useLocalisation();
   const channels = [
     ...(bot.telegram_configured ? ["telegram" as const] : []),
@@ -51,7 +52,11 @@ export function BotChannels({ bot }: { bot: Bot }) {
       {channels.map((channel) => (
         <Group key={channel} gap={4} wrap="nowrap">
           <ChannelIcon channel={channel} />
-          <Text size="sm">{t(`channel.${channel}`)}</Text>
+          {iconsOnly ? (
+            <VisuallyHidden>{t(`channel.${channel}`)}</VisuallyHidden>
+          ) : (
+            <Text size="sm">{t(`channel.${channel}`)}</Text>
+          )}
         </Group>
       ))}
     </Group>

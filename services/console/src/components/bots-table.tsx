@@ -5,10 +5,11 @@ import { dayAndTime } from "@/lib/format";
 import type { Bot } from "@/lib/types";
 import { BotChannels, BotStateBadge } from "./bot-marks";
 
-export function BotsTable({ bots }: { bots: Bot[] }) {
+/** `compact` leaves out what a narrow panel has no room for. */
+export function BotsTable({ bots, compact = false }: { bots: Bot[]; compact?: boolean }) {
   const { t, locale } = useLocalisation();
   return (
-    <Table.ScrollContainer minWidth={640} type="native">
+    <Table.ScrollContainer minWidth={compact ? 460 : 680} type="native">
       <Table verticalSpacing="sm" horizontalSpacing="md" highlightOnHover>
         <Table.Thead>
           <Table.Tr>
@@ -17,7 +18,7 @@ export function BotsTable({ bots }: { bots: Bot[] }) {
             <Table.Th>{t("bots.mode")}</Table.Th>
             <Table.Th>{t("bots.model")}</Table.Th>
             <Table.Th>{t("bots.channels")}</Table.Th>
-            <Table.Th>{t("bots.created")}</Table.Th>
+            {!compact && <Table.Th>{t("bots.created")}</Table.Th>}
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>
@@ -36,9 +37,9 @@ export function BotsTable({ bots }: { bots: Bot[] }) {
                 {bot.model}
               </Table.Td>
               <Table.Td>
-                <BotChannels bot={bot} />
+                <BotChannels bot={bot} iconsOnly={compact} />
               </Table.Td>
-              <Table.Td className="numbers">{dayAndTime(bot.created_at, locale)}</Table.Td>
+              {!compact && <Table.Td className="numbers">{dayAndTime(bot.created_at, locale)}</Table.Td>}
             </Table.Tr>
           ))}
         </Table.Tbody>

@@ -1,7 +1,9 @@
-import { Alert, Button, Group, Modal, PasswordInput, Stack } from "@mantine/core";
+import { Alert, Button, Group, Stack } from "@mantine/core";
 import { useState } from "react";
 import { useLocalisation } from "@/i18n";
 import { useChangePassword } from "@/lib/session";
+import { Dialog } from "./dialogs";
+import { SecretInput } from "./secret-input";
 
 const SHORTEST = 12;
 
@@ -19,7 +21,7 @@ export default function ChangePassword({ onClose }: { onClose: () => void }) {
     if (current && !tooShort && !differ) change.mutate({ current_password: current, new_password: next });
   };
   return (
-    <Modal opened onClose={onClose} title={t("password.change")} centered>
+    <Dialog title={t("password.change")} onClose={onClose}>
       {change.isSuccess ? (
         <Alert color="teal">{t("password.done")}</Alert>
       ) : (
@@ -34,7 +36,7 @@ export default function ChangePassword({ onClose }: { onClose: () => void }) {
             {change.error && (
               <Alert color="red">{t("password.failed", { message: change.error.message })}</Alert>
             )}
-            <PasswordInput
+            <SecretInput
               label={t("password.current")}
               autoComplete="current-password"
               value={current}
@@ -42,7 +44,7 @@ export default function ChangePassword({ onClose }: { onClose: () => void }) {
               error={checked && !current ? t("newBot.required") : null}
               data-autofocus
             />
-            <PasswordInput
+            <SecretInput
               label={t("password.new")}
               description={t("password.rule")}
               autoComplete="new-password"
@@ -50,7 +52,7 @@ export default function ChangePassword({ onClose }: { onClose: () => void }) {
               onChange={(event) => setNext(event.currentTarget.value)}
               error={checked && tooShort ? t("password.tooShort") : null}
             />
-            <PasswordInput
+            <SecretInput
               label={t("password.repeat")}
               autoComplete="new-password"
               value={repeated}
@@ -65,6 +67,6 @@ export default function ChangePassword({ onClose }: { onClose: () => void }) {
           </Stack>
         </form>
       )}
-    </Modal>
+    </Dialog>
   );
 }

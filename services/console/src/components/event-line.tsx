@@ -3,7 +3,7 @@ import { useLocalisation } from "@/i18n";
 import { clock } from "@/lib/format";
 import type { FeedEvent } from "@/lib/types";
 import classes from "./event-line.module.css";
-import { eventColor, eventSummary } from "./event-summary";
+import { eventColor, eventDomain, eventSummary } from "./event-summary";
 
 /** One event in a list of few. */
 export function EventLine({ event }: { event: FeedEvent }) {
@@ -14,9 +14,9 @@ export function EventLine({ event }: { event: FeedEvent }) {
         {clock(event.time, locale)}
       </Text>
       <Badge size="sm" variant="light" color={eventColor(event.type)} tt="none">
-        {event.type.split(".")[0]}
+        {eventDomain(event.type, t)}
       </Badge>
-      <Text size="sm" truncate title={event.type}>
+      <Text size="sm" title={event.type}>
         {eventSummary(event, t)}
       </Text>
     </li>

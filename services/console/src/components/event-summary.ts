@@ -36,3 +36,10 @@ const DOMAIN_COLORS: Record<string, string> = {
 export function eventColor(type: string): string {
   return DOMAIN_COLORS[type.split(".")[0] ?? ""] ?? "gray";
 }
+
+/** The part of the suite an event is about, in the reader's words. */
+export function eventDomain(type: string, t: Translate): string {
+  const domain = type.split(".")[0] ?? "";
+  const key = `events.type.${domain}`;
+  return isTextKey(key) ? t(key) : domain;
+}

@@ -2,11 +2,9 @@ import {
   Alert,
   Autocomplete,
   Button,
-  Drawer,
   Group,
   Input,
   NumberInput,
-  PasswordInput,
   SegmentedControl,
   Stack,
   Switch,
@@ -18,6 +16,8 @@ import { useState } from "react";
 import { useLocalisation } from "@/i18n";
 import { modelsQuery, useCreateBot } from "@/lib/queries";
 import type { Bot, Mode, NewBot } from "@/lib/types";
+import { SidePanel } from "./dialogs";
+import { SecretInput } from "./secret-input";
 
 const TOKEN = /^[0-9]{1,20}:[A-Za-z0-9_-]{1,200}$/;
 const MODES: Mode[] = ["gpt", "hybrid", "manual"];
@@ -34,7 +34,7 @@ export default function NewBotDrawer({ onClose, onCreated }: Props) {
   const [checked, setChecked] = useState(false);
   const [bot, setBot] = useState<NewBot>({
     name: "",
-    model: "simulator",
+    model: "default",
     mode: "gpt",
     system_prompt: "",
     fallback_text: t("newBot.fallbackDefault"),
@@ -55,7 +55,7 @@ export default function NewBotDrawer({ onClose, onCreated }: Props) {
   };
 
   return (
-    <Drawer opened onClose={onClose} title={t("newBot.title")} position="right" size="md">
+    <SidePanel title={t("newBot.title")} onClose={onClose}>
       <form
         noValidate
         onSubmit={(event) => {
@@ -125,7 +125,7 @@ export default function NewBotDrawer({ onClose, onCreated }: Props) {
             checked={bot.web_enabled}
             onChange={(event) => set({ web_enabled: event.currentTarget.checked })}
           />
-          <PasswordInput
+          <SecretInput
             label={t("newBot.telegramToken")}
             description={t("newBot.telegramHint")}
             autoComplete="off"
@@ -143,6 +143,6 @@ export default function NewBotDrawer({ onClose, onCreated }: Props) {
           </Group>
         </Stack>
       </form>
-    </Drawer>
+    </SidePanel>
   );
 }

@@ -1,5 +1,5 @@
 /** The five states a view can be in besides having fresh data: loading, empty, stale, denied, disconnected. */
-import { Alert, Button, Center, Group, Skeleton, Stack, Text, ThemeIcon, Title } from "@mantine/core";
+import { Button, Center, Group, Skeleton, Stack, Text, ThemeIcon, Title } from "@mantine/core";
 import {
   IconAlertTriangle,
   IconClockExclamation,
@@ -121,21 +121,15 @@ export function Stale({ since, retry }: { since: number; retry: () => void }) {
   const { t, locale } = useLocalisation();
   const now = useNow(1_000);
   return (
-    <Alert
-      color="yellow"
-      variant="light"
-      py={6}
-      data-state="stale"
-      icon={<IconClockExclamation size={18} />}
-      m="xs"
-    >
-      <Group justify="space-between" gap="xs">
+    <Group className="hint" justify="space-between" gap="xs" m="xs" role="status" data-state="stale">
+      <Group gap="xs" wrap="nowrap">
+        <IconClockExclamation size={18} aria-hidden />
         <Text size="sm">{t("state.stale", { when: ago(since, now, locale) })}</Text>
-        <Button size="compact-xs" variant="default" onClick={retry}>
-          {t("state.staleRetry")}
-        </Button>
       </Group>
-    </Alert>
+      <Button size="compact-xs" variant="default" onClick={retry}>
+        {t("state.staleRetry")}
+      </Button>
+    </Group>
   );
 }
 

@@ -60,7 +60,7 @@ export function setCsrfToken(token: string): void {
   csrfToken = token;
 }
 
-/** Called when a service no longer knows the session. */
+/** Called when a service answers that it does not know the session. */
 export function whenSignedOut(listener: () => void): void {
   onSignedOut = listener;
 }

@@ -68,12 +68,16 @@ export const budgetsQuery = queryOptions({
     api<Page<Budget>>(`${BUDGETS}/budgets${query({ active: "true", limit: 100 })}`, { signal }),
 });
 
+/** Names a bot may ask for: routes first, then the deployments behind them. */
 export const modelsQuery = queryOptions({
   queryKey: ["models"],
-  queryFn: async ({ signal }) =>
-    (await api<{ data: { id: string }[] }>("/v1/models", { signal })).data.map(({ id }) => id),
+  queryFn: async ({ signal }) => {
+    const [routes, deployments] = await Promise.all(
+      ["routes", "deployments"].map((kind) => api<{ name: string }[]>(`/api/llm-router/${kind}`, { signal })),
+    );
+    return [...new Set([...(routes ?? []), ...(deployments ?? [])].map(({ name }) => name))];
+  },
   staleTime: 300_000,
-  retry: false,
 });
 
 export function useCreateBot() {

@@ -32,7 +32,8 @@ async function load(): Promise<Session | null> {
 export function useSessionQuery() {
   const client = useQueryClient();
   useEffect(() => {
-    whenSignedOut(() => client.setQueryData(KEY, null));
+    // Asked again rather than believed: one service's 401 is not the end of the session.
+    whenSignedOut(() => void client.invalidateQueries({ queryKey: KEY }));
   }, [client]);
   return useQuery({
     queryKey: KEY,

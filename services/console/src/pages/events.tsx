@@ -3,7 +3,6 @@ import {
   Button,
   Code,
   CopyButton,
-  Drawer,
   Group,
   Select,
   Stack,
@@ -14,6 +13,7 @@ import {
 import { IconPlayerPause, IconPlayerPlay } from "@tabler/icons-react";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
+import { SidePanel } from "@/components/dialogs";
 import { eventColor, eventSummary } from "@/components/event-summary";
 import { PageTitle } from "@/components/page-title";
 import { Denied, Disconnected, Empty, Loading, Stale } from "@/components/states";
@@ -48,7 +48,7 @@ function curlOf(event: FeedEvent): string {
 function Details({ event, onClose }: { event: FeedEvent; onClose: () => void }) {
   const { t, locale } = useLocalisation();
   return (
-    <Drawer opened onClose={onClose} position="right" size="lg" title={event.type}>
+    <SidePanel title={event.type} onClose={onClose} size="lg">
       <Stack gap="md">
         <Text>{eventSummary(event, t)}</Text>
         <Fact label={t("events.time")}>{dayAndTime(event.time, locale)}</Fact>
@@ -67,13 +67,13 @@ function Details({ event, onClose }: { event: FeedEvent; onClose: () => void }) 
         </div>
         <CopyButton value={curlOf(event)}>
           {({ copied, copy }) => (
-            <Button variant="default" size="xs" onClick={copy}>
+            <Button variant="default" size="xs" onClick={copy} style={{ alignSelf: "flex-start" }}>
               {t(copied ? "events.copied" : "events.copy")}
             </Button>
           )}
         </CopyButton>
       </Stack>
-    </Drawer>
+    </SidePanel>
   );
 }
 
@@ -151,6 +151,7 @@ export default function Events() {
             aria-label={t("events.filter")}
             placeholder={t("events.all")}
             clearable
+            clearButtonProps={{ "aria-label": t("events.clearFilter") }}
             w={180}
             value={type ?? null}
             onChange={(value) =>

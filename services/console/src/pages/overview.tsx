@@ -119,7 +119,7 @@ function Bots() {
           items.length === 0 ? <Empty title={t("bots.empty.title")} text={t("bots.empty.text")} /> : null
         }
       >
-        {({ items }) => <BotsTable bots={items.slice(0, 8)} />}
+        {({ items }) => <BotsTable bots={items.slice(0, 8)} compact />}
       </QueryView>
     </section>
   );

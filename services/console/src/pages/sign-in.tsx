@@ -1,5 +1,6 @@
-import { Alert, Button, Group, Paper, PasswordInput, Stack, Text, TextInput, Title } from "@mantine/core";
+import { Alert, Button, Group, Paper, Stack, Text, TextInput, Title } from "@mantine/core";
 import { useEffect, useState } from "react";
+import { SecretInput } from "@/components/secret-input";
 import { LANGUAGES, useLocalisation } from "@/i18n";
 import { ApiError } from "@/lib/api";
 import { useSignIn } from "@/lib/session";
@@ -33,7 +34,7 @@ export function SignIn({ expired }: { expired: boolean }) {
   return (
     <main className={classes.page}>
       <Paper className={`panel ${classes.card}`} p="xl" radius="lg">
-        <Group gap="sm" mb="lg">
+        <Group gap="sm" mb="lg" wrap="nowrap">
           <img src="/kairos.svg" alt="" width={36} height={36} />
           <div>
             <Title order={1} size="h3">
@@ -63,7 +64,7 @@ export function SignIn({ expired }: { expired: boolean }) {
               value={email}
               onChange={(event) => setEmail(event.currentTarget.value)}
             />
-            <PasswordInput
+            <SecretInput
               label={t("signIn.password")}
               name="password"
               autoComplete="current-password"

@@ -231,7 +231,10 @@ export class LiveFeed {
   private lost(code: number): void {
     // Asked to come back with a new ticket: nothing is wrong, so do not wait for long.
     const renew = code === CLOSE_RENEW && this.snapshot.transport === "live";
-    if (!renew) void this.poll();
+    if (!renew) {
+      if (this.snapshot.transport === "live") this.update({ transport: "connecting" });
+      void this.poll();
+    }
     const step = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.retries);
     this.retries += 1;
     this.schedule("retry", () => void this.connect(), renew ? 0 : step * (0.5 + this.ports.random() / 2));
