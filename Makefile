@@ -15,12 +15,15 @@ ARGS ?=
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup servers
+.PHONY: setup servers test-tools
 setup: ## .venv with every locked dependency
 	@$(PYTHON) deploy/local/bootstrap.py
 
 servers: # the environment, and the programs of RabbitMQ, PostgreSQL, Redis and nginx
 	@$(PYTHON) deploy/local/bootstrap.py --servers
+
+test-tools: # the same, and what only tests run: promtool, a browser
+	@$(PYTHON) deploy/local/bootstrap.py --tests
 
 # --- the suite on this machine ---
 .PHONY: up down status logs restart clean demo
@@ -50,10 +53,10 @@ demo: up ## a message through Telegram, one through web chat: reply, cost, trace
 # What `make test` and CI run. tests/platform and tests/bench have targets of their own.
 TESTS := $(BIN)/pytest -m "not chaos" --ignore=tests/platform --ignore=tests/bench --cov --cov-report=term:skip-covered
 
-test: servers ## every test on real servers, with coverage
+test: test-tools ## every test on real servers, with coverage
 	@$(TESTS) $(ARGS)
 
-test-command: servers # for .ci/run, which becomes that command to keep its exit code
+test-command: test-tools # for .ci/run, which becomes that command to keep its exit code
 	@echo '$(TESTS)'
 
 test-unit: setup ## the tests that need no server

@@ -6,6 +6,7 @@ else, so it costs a fraction of a second when everything is there.
 
     python3 deploy/local/bootstrap.py              environment
     python3 deploy/local/bootstrap.py --servers    and the programs of RabbitMQ, PostgreSQL, Redis and nginx
+    python3 deploy/local/bootstrap.py --tests      and what only tests run: promtool and a browser
 """
 
 # ruff: noqa: S603, S607, T201, TID251 - set-up runs programs, talks to people and has no settings module yet
@@ -32,6 +33,8 @@ OLDEST = (3, 11)
 # Debian starts what it installs; our servers are private, so its default instances stay off.
 POLICY = Path("/usr/sbin/policy-rc.d")
 ENVIRONMENT = os.environ
+# Program -> Debian package.
+TEST_PROGRAMS = {"promtool": "prometheus", "chromium": "chromium"}
 
 sys.path.insert(0, str(ROOT / "libs" / "common" / "testkit" / "src"))
 from kairos_testkit import native  # noqa: E402 - from the clone, before anything is installed
@@ -42,9 +45,14 @@ class CannotError(Exception):
     """Something is missing that this program may not install; the message is the command to run."""
 
 
-def packages_wanted(*, servers: bool) -> list[str]:
+def packages_wanted(*, servers: bool, tests: bool) -> list[str]:
     """Debian packages that are missing."""
-    if not servers or "KAIROS_TEST_AMQP_URL" in ENVIRONMENT:
+    extra = [package for program, package in TEST_PROGRAMS.items() if tests and not shutil.which(program)]
+    return extra + (_server_packages() if servers or tests else [])
+
+
+def _server_packages() -> list[str]:
+    if "KAIROS_TEST_AMQP_URL" in ENVIRONMENT:
         return []
     containers = ENVIRONMENT.get("KAIROS_NATIVE", "") in ("", "0", "false") and engine_answers(
         ENVIRONMENT.get("DOCKER_HOST")
@@ -135,7 +143,8 @@ def make_environment() -> None:
     _install_uv(python)
     locked = ["install", "--quiet", "--require-hashes", "-r", str(LOCK)]
     uv = [str(VENV / "bin" / "uv"), "pip"]
-    if not _try([*uv, *locked, "--python", python]):
+    # Compiled once here; otherwise five services starting at the same time compile the same modules.
+    if not _try([*uv, *locked, "--compile-bytecode", "--python", python]):
         # uv does not read pip's configuration; where only pip knows the way to an index, pip installs.
         _run([python, "-m", "pip", *locked])
     editable = [part for project in own_projects() for part in ("-e", str(project.parent))]
@@ -187,9 +196,9 @@ def _run(command: Sequence[str]) -> None:
         raise CannotError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def prepare(*, servers: bool) -> None:
+def prepare(*, servers: bool, tests: bool) -> None:
     fresh = STAMP.exists() and STAMP.read_text() == stamp()
-    packages = packages_wanted(servers=servers)
+    packages = packages_wanted(servers=servers, tests=tests)
     if fresh and not packages:
         return
     begun = time.monotonic()
@@ -209,6 +218,7 @@ def prepare(*, servers: bool) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the environment.")
     parser.add_argument("--servers", action="store_true", help="also the programs of the servers")
+    parser.add_argument("--tests", action="store_true", help="the same, and the programs only tests run")
     given = parser.parse_args()
     if sys.version_info < OLDEST:
         print(
@@ -217,7 +227,7 @@ def main() -> int:
         )
         return 1
     try:
-        prepare(servers=given.servers)
+        prepare(servers=given.servers, tests=given.tests)
     except CannotError as error:
         print(f"kairos: {error}", file=sys.stderr)
         return 1
