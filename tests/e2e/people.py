@@ -66,6 +66,20 @@ def new_bot(stack: Stack, name: str, **more: Any) -> Json:
     return made
 
 
+def signed_in(stack: Stack, email: str) -> ApiClient:
+    """A new admin of the organisation with a session, as the console has one: only members make API keys."""
+    made = door(stack, "auth-audit").post("/members", {"email": email, "role": "admin"})
+    auth = ApiClient(f"{stack.front_door}/api/auth-audit")
+    credentials = {"email": email, "password": made["password"]}
+    session, headers = auth.exchange("POST", "/session", credentials)
+    named = {name.lower(): value for name, value in headers.items()}
+    return auth.with_headers(
+        Cookie=named["set-cookie"].partition(";")[0],
+        X_CSRF_Token=session["csrf_token"],
+        Sec_Fetch_Site="same-origin",
+    )
+
+
 class Visitor:
     """A page with a web chat session, through the front door."""
 
