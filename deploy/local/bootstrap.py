@@ -38,7 +38,7 @@ TEST_PROGRAMS = {"promtool": "prometheus", "chromium": "chromium"}
 
 sys.path.insert(0, str(ROOT / "libs" / "common" / "testkit" / "src"))
 from kairos_testkit import native  # noqa: E402 - from the clone, before anything is installed
-from kairos_testkit.engine import engine_answers  # noqa: E402 - same
+from kairos_testkit.engine import engine_usable  # noqa: E402 - same
 
 
 class CannotError(Exception):
@@ -54,7 +54,7 @@ def packages_wanted(*, servers: bool, tests: bool) -> list[str]:
 def _server_packages() -> list[str]:
     if "KAIROS_TEST_AMQP_URL" in ENVIRONMENT:
         return []
-    containers = ENVIRONMENT.get("KAIROS_NATIVE", "") in ("", "0", "false") and engine_answers(
+    containers = ENVIRONMENT.get("KAIROS_NATIVE", "") in ("", "0", "false") and engine_usable(
         ENVIRONMENT.get("DOCKER_HOST")
     )
     return native.missing_packages(("nginx",) if containers else tuple(native.PACKAGES))

@@ -9,8 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from aiohttp import web
 
-from kairos_testkit.engine import engine_answers
+from kairos_testkit.engine import IMAGES, engine_usable
+from kairos_testkit.fake_server import FakeServer
 from kairos_testkit.guardian import start_time
 from kairos_testkit.management import ManagementError
 from kairos_testkit.ports import free_port, is_free, wait_until
@@ -65,7 +67,8 @@ def test_servers_end_when_their_run_is_killed(tmp_path: Path) -> None:
     program = f"""
 import signal, sys
 from pathlib import Path
-from kairos_testkit.engine import engine_answers
+from kairos_testkit.engine import IMAGES, engine_usable
+from kairos_testkit.fake_server import FakeServer
 from kairos_testkit.guardian import Guardian
 from kairos_testkit.native import Credentials, ServerPorts, redis
 from kairos_testkit.processes import Process
@@ -104,8 +107,46 @@ def test_a_server_of_the_environment_is_used_and_never_stopped() -> None:
 
 
 def test_a_missing_docker_engine_is_noticed_at_once(tmp_path: Path) -> None:
-    assert not engine_answers(f"unix://{tmp_path}/none.sock")
-    assert not engine_answers(f"tcp://127.0.0.1:{free_port()}")
+    assert not engine_usable(f"unix://{tmp_path}/none.sock")
+    assert not engine_usable(f"tcp://127.0.0.1:{free_port()}")
+
+
+class Engine(FakeServer):
+    """A Docker engine with one image, and a registry that has one more."""
+
+    def __init__(self, *, local: set[str], registry: set[str]) -> None:
+        super().__init__()
+        self.local, self.registry = local, registry
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/_ping", self._ping),
+            web.get("/images/{name}/json", self._inspect),
+            web.post("/images/create", self._pull),
+        ]
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def _inspect(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if request.match_info["name"] in self.local else 404)
+
+    async def _pull(self, request: web.Request) -> web.Response:
+        image = f"{request.query['fromImage']}:{request.query['tag']}"
+        return web.json_response({"status": "done"} if image in self.registry else {"error": "unreachable"})
+
+
+def test_an_engine_is_used_only_when_it_has_our_images_or_can_fetch_them() -> None:
+    rabbitmq, postgres, redis_image = IMAGES.values()
+    with Engine(local={rabbitmq, postgres}, registry={redis_image}) as engine:
+        assert engine_usable(engine.base_url.replace("http", "tcp"))
+    with Engine(local={rabbitmq, postgres}, registry=set()) as engine:
+        assert not engine_usable(engine.base_url.replace("http", "tcp"))
+
+
+def test_tests_and_compose_run_the_same_images() -> None:
+    compose = (Path(__file__).resolve().parents[4] / "docker-compose.yml").read_text()
+    assert all(f"image: {image}\n" in compose for image in IMAGES.values())
 
 
 def test_postgres_runs_without_root_rights(servers: Servers) -> None:

@@ -70,9 +70,10 @@ def _newest(console: Path) -> float:
 
 
 def _run(command: list[str], cwd: Path, env: dict[str, str]) -> None:
-    # A session of its own: npm's children hold the pipe open and must end with it.
+    # Nice: the services start meanwhile. A session of its own: npm's children hold the pipe open and must
+    # end with it.
     with subprocess.Popen(
-        command,
+        ["nice", "-n", "10", *command],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,

@@ -6,21 +6,14 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
 
-from docker.errors import DockerException  # type: ignore[import-untyped]  # it ships no types
 from testcontainers.core.container import DockerContainer
 
 from kairos_testkit import native
+from kairos_testkit.engine import IMAGES
 from kairos_testkit.management import Management
 from kairos_testkit.ports import free_port, wait_until
 from kairos_testkit.servers import Servers
-
-IMAGES: Final = {"rabbitmq": "rabbitmq:4.2-management", "postgres": "postgres:17", "redis": "redis:8"}
-
-
-class ImagesMissingError(Exception):
-    """The engine answers but cannot get the images."""
 
 
 @dataclass(slots=True)
@@ -96,9 +89,6 @@ def start_containers() -> Servers:
     try:
         with ThreadPoolExecutor() as pool:
             list(pool.map(boot, everything))
-    except DockerException as error:
-        close()
-        raise ImagesMissingError(f"{ImagesMissingError.__doc__} {error}") from error
     except BaseException:
         close()
         raise

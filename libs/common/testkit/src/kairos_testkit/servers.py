@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kairos_testkit import native
-from kairos_testkit.engine import engine_answers
+from kairos_testkit.engine import engine_usable
 from kairos_testkit.guardian import Guardian
 from kairos_testkit.management import Management
 from kairos_testkit.ports import free_port
@@ -82,14 +82,10 @@ def start_servers(settings: KitSettings | None = None, *, durable: bool = False)
     settings = settings or KitSettings()
     if settings.amqp_url and settings.postgres_admin_url and settings.redis_url:
         return _foreign(settings)
-    if not settings.native and engine_answers(settings.docker_host):
-        from kairos_testkit.containers import ImagesMissingError, start_containers  # noqa: PLC0415 - rarely used
+    if not settings.native and engine_usable(settings.docker_host):
+        from kairos_testkit.containers import start_containers  # noqa: PLC0415 - only where an engine answers
 
-        try:
-            return start_containers()
-        except ImagesMissingError:
-            if native.missing_packages(("rabbitmq-server", "postgres", "redis-server")):
-                raise
+        return start_containers()
     return start_native(durable=durable, keep=settings.keep)
 
 

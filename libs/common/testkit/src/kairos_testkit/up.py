@@ -18,7 +18,7 @@ from kairos_testkit import native
 from kairos_testkit.api_client import ApiError
 from kairos_testkit.compose import ComposeError
 from kairos_testkit.console_build import ConsoleBuildError, build_console
-from kairos_testkit.engine import engine_answers
+from kairos_testkit.engine import engine_usable
 from kairos_testkit.local_state import LocalState, open_state, settle_ports, with_ports, write_private
 from kairos_testkit.local_suite import LocalSuite, local_suite
 from kairos_testkit.management import Management
@@ -64,7 +64,7 @@ def repository() -> Path:
 def up(root: Path, settings: LocalSettings, progress: Progress | None = None) -> dict[str, Any]:
     """Bring the suite up and give the connection record. Raises UpError with one clear line."""
     progress = progress or Progress()
-    kind = "containers" if not settings.native and engine_answers(settings.docker_host) else "native"
+    kind = "containers" if not settings.native and engine_usable(settings.docker_host) else "native"
     state = open_state(root, kind)
     _check_programs(state)
     with only_one(state), ThreadPoolExecutor() as pool:
