@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import socket
+from contextlib import closing
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -36,7 +37,7 @@ def engine_answers(docker_host: str | None) -> bool:
 
 
 def engine_usable(docker_host: str | None) -> bool:
-    """Whether the engine answers and has our images, or can fetch them: an engine without a registry can't."""
+    """Whether the engine answers and has our images, or can fetch them."""
     return engine_answers(docker_host) and all(_has(docker_host, image) for image in IMAGES.values())
 
 
@@ -44,9 +45,8 @@ def _has(docker_host: str | None, image: str) -> bool:
     if _call(docker_host, "GET", f"/images/{quote(image, safe=':')}/json", _PING_S)[0] == _OK:
         return True
     name, _, tag = image.partition(":")
-    status, progress = _call(
-        docker_host, "POST", f"/images/create?fromImage={quote(name)}&tag={quote(tag)}", _PULL_S
-    )
+    pull = f"/images/create?fromImage={quote(name)}&tag={quote(tag)}"
+    status, progress = _call(docker_host, "POST", pull, _PULL_S)
     # A pull that fails half-way has told 200 already; its last line says so.
     return status == _OK and '"error"' not in progress
 
@@ -55,10 +55,10 @@ def _call(docker_host: str | None, method: str, path: str, timeout: float) -> tu
     """Status and text; status 0 when there is no engine to talk to."""
     address = docker_host or _DEFAULT
     try:
-        connection = _connection(address, timeout)
-        connection.request(method, path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
+        with closing(_connection(address, timeout)) as connection:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException, ValueError):
         return 0, json.dumps({"error": "no engine"})
 
