@@ -3,16 +3,17 @@ import "./app/global.css";
 import { MantineProvider } from "@mantine/core";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { RouterProvider } from "@tanstack/react-router";
-import { StrictMode, useRef } from "react";
+import { lazy, StrictMode, Suspense, useRef } from "react";
 import { createRoot } from "react-dom/client";
 import { router } from "./app/router";
 import { cssVariables, theme } from "./app/theme";
 import { Disconnected, Loading } from "./components/states";
-import { LanguageProvider } from "./i18n";
+import { initialLanguage, LanguageProvider, loadLanguage } from "./i18n";
 import { ApiError } from "./lib/api";
 import { LiveFeedProvider } from "./lib/live/context";
-import { SessionProvider, useSessionQuery } from "./lib/session";
-import { SignIn } from "./pages/sign-in";
+import { SessionProvider, useSessionQuery, useSignedOutByHand } from "./lib/session";
+
+const SignIn = lazy(() => import("./pages/sign-in"));
 
 const client = new QueryClient({
   defaultOptions: {
@@ -29,6 +30,7 @@ const client = new QueryClient({
 function Gate() {
   const session = useSessionQuery();
   const hadSession = useRef(false);
+  const byHand = useSignedOutByHand();
   if (session.data) {
     hadSession.current = true;
     return (
@@ -39,7 +41,13 @@ function Gate() {
       </SessionProvider>
     );
   }
-  if (session.data === null) return <SignIn expired={hadSession.current} />;
+  if (session.data === null) {
+    return (
+      <Suspense fallback={<Loading />}>
+        <SignIn expired={hadSession.current && !byHand} />
+      </Suspense>
+    );
+  }
   if (session.isPending) return <Loading />;
   return (
     <main>
@@ -48,12 +56,14 @@ function Gate() {
   );
 }
 
-const root = document.getElementById("root");
-if (root) {
+async function start(root: HTMLElement): Promise<void> {
+  const language = initialLanguage();
+  // Without its dictionary the console still speaks English.
+  await loadLanguage(language).catch(() => {});
   createRoot(root).render(
     <StrictMode>
       <MantineProvider theme={theme} cssVariablesResolver={cssVariables} defaultColorScheme="auto">
-        <LanguageProvider>
+        <LanguageProvider initial={language}>
           <QueryClientProvider client={client}>
             <Gate />
           </QueryClientProvider>
@@ -62,3 +72,6 @@ if (root) {
     </StrictMode>,
   );
 }
+
+const root = document.getElementById("root");
+if (root) void start(root);

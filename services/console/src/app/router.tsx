@@ -10,7 +10,7 @@ import { Shell } from "./shell";
 function Crashed() {
   const { t } = useLocalisation();
   return (
-    <Empty title={t("page.crashed.title")} text={t("page.crashed.text")}>
+    <Empty page title={t("page.crashed.title")} text={t("page.crashed.text")}>
       <Button size="xs" variant="default" onClick={() => window.location.reload()}>
         {t("page.reload")}
       </Button>

@@ -1,6 +1,5 @@
 import {
   ActionIcon,
-  AppShell,
   Avatar,
   Burger,
   Button,
@@ -176,49 +175,50 @@ export function Shell() {
   const [opened, { toggle, close }] = useDisclosure(false);
   const [changing, password] = useDisclosure(false);
   return (
-    <AppShell
-      header={{ height: 56 }}
-      navbar={{ width: 216, breakpoint: "sm", collapsed: { mobile: !opened } }}
-      padding={{ base: "sm", md: "lg" }}
-    >
+    <div className={classes.page}>
       <a href="#content" className="skip">
         {t("app.skip")}
       </a>
-      <AppShell.Header className={classes.bar}>
-        <Group h="100%" px="md" justify="space-between" wrap="nowrap" gap="xs">
-          <Group gap="sm" wrap="nowrap">
-            <Burger
-              opened={opened}
-              onClick={toggle}
-              hiddenFrom="sm"
-              size="sm"
-              aria-label={t(opened ? "nav.close" : "nav.open")}
-            />
-            <img src="/kairos.svg" alt="" width={26} height={26} />
-            <Text fw={700} visibleFrom="xs">
-              {t("app.name")}
-            </Text>
-            <Text c="dimmed" size="sm" visibleFrom="md" truncate maw={220}>
-              {session.organisation.name}
-            </Text>
-          </Group>
-          <Group gap={6} wrap="nowrap">
-            <HealthStrip />
-            <TransportBadge />
-            <Group gap={2} wrap="nowrap" visibleFrom="xs">
-              <Preferences />
-            </Group>
-            <Account onPassword={password.open} />
-          </Group>
+      <header className={classes.header}>
+        <Group gap="sm" wrap="nowrap">
+          <Burger
+            opened={opened}
+            onClick={toggle}
+            hiddenFrom="sm"
+            size="sm"
+            aria-expanded={opened}
+            aria-controls="navigation"
+            aria-label={t(opened ? "nav.close" : "nav.open")}
+          />
+          <img src="/kairos.svg" alt="" width={26} height={26} />
+          <Text fw={700} visibleFrom="xs">
+            {t("app.name")}
+          </Text>
+          <Text c="dimmed" size="sm" visibleFrom="md" truncate maw={220}>
+            {session.organisation.name}
+          </Text>
         </Group>
-      </AppShell.Header>
-      <AppShell.Navbar p="xs" className={classes.bar} aria-label={t("nav.label")}>
+        <Group gap={6} wrap="nowrap">
+          <HealthStrip />
+          <TransportBadge />
+          <Group gap={2} wrap="nowrap" visibleFrom="xs">
+            <Preferences />
+          </Group>
+          <Account onPassword={password.open} />
+        </Group>
+      </header>
+      <nav
+        id="navigation"
+        className={classes.navigation}
+        aria-label={t("nav.label")}
+        data-opened={opened || undefined}
+      >
         <Navigation onFollow={close} />
         <Group gap={2} mt="auto" hiddenFrom="xs">
           <Preferences />
         </Group>
-      </AppShell.Navbar>
-      <AppShell.Main id="content" tabIndex={-1} className={classes.main}>
+      </nav>
+      <main id="content" tabIndex={-1} className={classes.main}>
         {session.must_change_password && (
           <Group className="hint" justify="space-between" gap="xs" mb="md" role="note">
             <Group gap="xs" wrap="nowrap">
@@ -231,12 +231,12 @@ export function Shell() {
           </Group>
         )}
         <Outlet />
-      </AppShell.Main>
+      </main>
       {changing && (
         <Suspense fallback={null}>
           <ChangePassword onClose={password.close} />
         </Suspense>
       )}
-    </AppShell>
+    </div>
   );
 }

@@ -1,5 +1,6 @@
 import { Anchor, Table } from "@mantine/core";
 import { Link } from "@tanstack/react-router";
+import { Wide } from "@/components/wide";
 import { useLocalisation } from "@/i18n";
 import { dayAndTime } from "@/lib/format";
 import type { Bot } from "@/lib/types";
@@ -9,7 +10,7 @@ import { BotChannels, BotStateBadge } from "./bot-marks";
 export function BotsTable({ bots, compact = false }: { bots: Bot[]; compact?: boolean }) {
   const { t, locale } = useLocalisation();
   return (
-    <Table.ScrollContainer minWidth={compact ? 460 : 680} type="native">
+    <Wide width={compact ? 460 : 680}>
       <Table verticalSpacing="sm" horizontalSpacing="md" highlightOnHover>
         <Table.Thead>
           <Table.Tr>
@@ -44,6 +45,6 @@ export function BotsTable({ bots, compact = false }: { bots: Bot[]; compact?: bo
           ))}
         </Table.Tbody>
       </Table>
-    </Table.ScrollContainer>
+    </Wide>
   );
 }

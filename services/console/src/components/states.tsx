@@ -21,16 +21,18 @@ interface NoticeProps {
   color?: string;
   children?: ReactNode;
   state: string;
+  /** The notice is the whole page, so its title is the page's. */
+  page?: boolean;
 }
 
-function Notice({ icon, title, text, color = "gray", children, state }: NoticeProps) {
+function Notice({ icon, title, text, color = "gray", children, state, page = false }: NoticeProps) {
   return (
     <Center py="xl" px="md" data-state={state}>
       <Stack align="center" gap="xs" maw={420}>
         <ThemeIcon size={44} radius="xl" variant="light" color={color} aria-hidden>
           {icon}
         </ThemeIcon>
-        <Title order={3} size="h5" ta="center">
+        <Title order={page ? 1 : 3} size="h5" ta="center" tabIndex={page ? -1 : undefined}>
           {title}
         </Title>
         <Text c="dimmed" size="sm" ta="center">
@@ -54,9 +56,16 @@ export function Loading({ lines = 4 }: { lines?: number }) {
   );
 }
 
-export function Empty({ title, text, children }: { title: string; text: string; children?: ReactNode }) {
+interface EmptyProps {
+  title: string;
+  text: string;
+  children?: ReactNode;
+  page?: boolean;
+}
+
+export function Empty({ title, text, children, page = false }: EmptyProps) {
   return (
-    <Notice state="empty" icon={<IconInbox size={22} />} title={title} text={text}>
+    <Notice state="empty" icon={<IconInbox size={22} />} title={title} text={text} page={page}>
       {children}
     </Notice>
   );

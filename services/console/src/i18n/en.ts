@@ -80,7 +80,7 @@ export const en = {
   "state.denied.title": "You don't have access to this",
   "state.denied.text": "Your role does not include it. An admin of your organisation can change that.",
   "state.disconnected.title": "The service can't be reached",
-  "state.disconnected.text": "The console keeps trying. Nothing you sent was lost unless it says so.",
+  "state.disconnected.text": "The console keeps trying by itself.",
   "state.error.title": "This could not be loaded",
   "state.error.text": "{message}",
   "state.requestId": "Request {id}",

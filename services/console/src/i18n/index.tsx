@@ -1,11 +1,13 @@
 import { createContext, type ReactNode, useCallback, useContext, useEffect, useMemo, useState } from "react";
 import { en, type TextKey } from "./en";
-import { tr } from "./tr";
 
 export type Language = "en" | "tr";
 export type Translate = (key: TextKey, values?: Record<string, string | number>) => string;
 
-const DICTIONARIES: Record<Language, Record<TextKey, string>> = { en, tr };
+// English is always there, so that a text exists whatever fails to load; the others come when chosen.
+const DICTIONARIES: Partial<Record<Language, Record<TextKey, string>>> & { en: Record<TextKey, string> } = {
+  en,
+};
 const LOCALES: Record<Language, string> = { en: "en-GB", tr: "tr-TR" };
 export const LANGUAGES: { value: Language; label: string }[] = [
   { value: "en", label: "English" },
@@ -18,9 +20,8 @@ export function translate(
   key: TextKey,
   values: Record<string, string | number> = {},
 ): string {
-  return DICTIONARIES[language][key].replace(/\{(\w+)\}/g, (whole, name: string) =>
-    String(values[name] ?? whole),
-  );
+  const dictionary = DICTIONARIES[language] ?? DICTIONARIES.en;
+  return dictionary[key].replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
 }
 
 /** Whether a text exists for a key built at run time, an event's type for one. */
@@ -28,7 +29,12 @@ export function isTextKey(key: string): key is TextKey {
   return key in en;
 }
 
-function initialLanguage(): Language {
+/** Fetch a dictionary before its texts are shown. */
+export async function loadLanguage(language: Language): Promise<void> {
+  if (language === "tr") DICTIONARIES.tr ??= (await import("./tr")).tr;
+}
+
+export function initialLanguage(): Language {
   try {
     const stored = localStorage.getItem(STORED_AS);
     if (stored === "en" || stored === "tr") return stored;
@@ -52,7 +58,8 @@ export function LanguageProvider({ children, initial }: { children: ReactNode; i
   useEffect(() => {
     document.documentElement.lang = language;
   }, [language]);
-  const choose = useCallback((chosen: Language) => {
+  const choose = useCallback(async (chosen: Language) => {
+    await loadLanguage(chosen);
     setLanguage(chosen);
     try {
       localStorage.setItem(STORED_AS, chosen);
@@ -65,7 +72,7 @@ export function LanguageProvider({ children, initial }: { children: ReactNode; i
       language,
       locale: LOCALES[language],
       t: (key, values) => translate(language, key, values),
-      choose,
+      choose: (chosen) => void choose(chosen),
     }),
     [language, choose],
   );

@@ -80,8 +80,7 @@ export const tr: Record<TextKey, string> = {
   "state.denied.title": "Buna erişiminiz yok",
   "state.denied.text": "Rolünüz bunu kapsamıyor. Kuruluşunuzun bir yöneticisi bunu değiştirebilir.",
   "state.disconnected.title": "Servise ulaşılamıyor",
-  "state.disconnected.text":
-    "Konsol denemeyi sürdürüyor. Aksi belirtilmedikçe gönderdiğiniz hiçbir şey kaybolmadı.",
+  "state.disconnected.text": "Konsol kendiliğinden denemeyi sürdürüyor.",
   "state.error.title": "Bu yüklenemedi",
   "state.error.text": "{message}",
   "state.requestId": "İstek {id}",

@@ -4,6 +4,7 @@ import { ApiError, api, setCsrfToken, whenSignedOut } from "./api";
 
 const AUTH = "/api/auth-audit";
 const KEY = ["session"];
+const BY_HAND = ["signed-out-by-hand"];
 
 export type Role = "admin" | "developer" | "viewer";
 
@@ -54,6 +55,7 @@ export function useSignIn() {
       api<Session>(`${AUTH}/session`, { method: "POST", body: credentials }),
     onSuccess: (session) => {
       setCsrfToken(session.csrf_token ?? "");
+      client.removeQueries({ queryKey: BY_HAND });
       client.setQueryData(KEY, session);
     },
   });
@@ -63,13 +65,21 @@ export function useSignOut() {
   const client = useQueryClient();
   return useMutation({
     mutationFn: () => api<void>(`${AUTH}/session`, { method: "DELETE" }),
-    onSettled: () => {
+    onSuccess: () => {
       setCsrfToken("");
-      // What one member has seen must not wait in memory for the next one.
-      client.clear();
+      client.setQueryData(BY_HAND, true);
       client.setQueryData(KEY, null);
+      // What one member has seen must not wait in memory for the next one.
+      client.removeQueries({
+        predicate: ({ queryKey }) => queryKey[0] !== KEY[0] && queryKey[0] !== BY_HAND[0],
+      });
     },
   });
+}
+
+/** Whether the last session was ended here on purpose, so that nobody needs to be told that it ended. */
+export function useSignedOutByHand(): boolean {
+  return useQueryClient().getQueryData(BY_HAND) === true;
 }
 
 export function useChangePassword() {

@@ -125,7 +125,7 @@ export default function BotPage() {
   const choose = (id: string) =>
     void navigate({ to: "/bots/$botId", params: { botId }, search: { conversation: id } });
   if (bot.error instanceof ApiError && bot.error.status === 404) {
-    return <Empty title={t("bot.unknown.title")} text={t("bot.unknown.text")} />;
+    return <Empty page title={t("bot.unknown.title")} text={t("bot.unknown.text")} />;
   }
   return (
     <>

@@ -17,6 +17,7 @@ import { SidePanel } from "@/components/dialogs";
 import { eventColor, eventSummary } from "@/components/event-summary";
 import { PageTitle } from "@/components/page-title";
 import { Denied, Disconnected, Empty, Loading, Stale } from "@/components/states";
+import { Wide } from "@/components/wide";
 import { useLocalisation } from "@/i18n";
 import { clock, dayAndTime } from "@/lib/format";
 import { useLiveFeed } from "@/lib/live/context";
@@ -86,12 +87,12 @@ function EventsTable({
 }) {
   const { t, locale } = useLocalisation();
   return (
-    <Table.ScrollContainer minWidth={560} type="native">
+    <Wide width={560}>
       <Table verticalSpacing={6} horizontalSpacing="md" highlightOnHover layout="fixed">
         <Table.Thead>
           <Table.Tr>
             <Table.Th w={110}>{t("events.time")}</Table.Th>
-            <Table.Th w={140}>{t("events.source")}</Table.Th>
+            <Table.Th w={165}>{t("events.source")}</Table.Th>
             <Table.Th>{t("events.summary")}</Table.Th>
             <Table.Th w={290}>{t("events.type")}</Table.Th>
           </Table.Tr>
@@ -128,7 +129,7 @@ function EventsTable({
           ))}
         </Table.Tbody>
       </Table>
-    </Table.ScrollContainer>
+    </Wide>
   );
 }
 

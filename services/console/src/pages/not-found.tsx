@@ -6,7 +6,7 @@ import { useLocalisation } from "@/i18n";
 export function NotFound() {
   const { t } = useLocalisation();
   return (
-    <Empty title={t("page.notFound.title")} text={t("page.notFound.text")}>
+    <Empty page title={t("page.notFound.title")} text={t("page.notFound.text")}>
       <Anchor component={Link} to="/" size="sm">
         {t("page.home")}
       </Anchor>

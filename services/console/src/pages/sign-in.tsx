@@ -23,7 +23,7 @@ function Failure({ error }: { error: Error }) {
   );
 }
 
-export function SignIn({ expired }: { expired: boolean }) {
+export default function SignIn({ expired }: { expired: boolean }) {
   const { t, language, choose } = useLocalisation();
   const signIn = useSignIn();
   const [email, setEmail] = useState("");

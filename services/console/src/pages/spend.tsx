@@ -5,6 +5,7 @@ import { type Bar, BarChart, everyDay } from "@/components/bar-chart";
 import { BudgetCard } from "@/components/budget-card";
 import { PageTitle } from "@/components/page-title";
 import { Empty, QueryView } from "@/components/states";
+import { Wide } from "@/components/wide";
 import { useLocalisation } from "@/i18n";
 import { count, day, money } from "@/lib/format";
 import { botsQuery, budgetsQuery, type SpendGroup, spendQuery } from "@/lib/queries";
@@ -27,7 +28,7 @@ function SpendTable({ rows, head, name }: TableProps) {
   const { t, locale } = useLocalisation();
   const whole = total(rows);
   return (
-    <Table.ScrollContainer minWidth={420} type="native">
+    <Wide width={420}>
       <Table verticalSpacing="xs" horizontalSpacing="md" className="numbers">
         <Table.Thead>
           <Table.Tr>
@@ -64,7 +65,7 @@ function SpendTable({ rows, head, name }: TableProps) {
           ))}
         </Table.Tbody>
       </Table>
-    </Table.ScrollContainer>
+    </Wide>
   );
 }
 

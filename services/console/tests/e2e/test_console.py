@@ -295,6 +295,7 @@ def test_signing_out_forgets_everything(console: Console) -> None:
     page.get_by_role("button", name="Account").click()
     page.get_by_role("menuitem", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(page.get_by_text("Your session ended.")).to_have_count(0)
     page.reload()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     context.close()

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
-import { isTextKey, translate } from "@/i18n";
+import { beforeAll, describe, expect, it } from "vitest";
+import { isTextKey, loadLanguage, translate } from "@/i18n";
 import { en } from "@/i18n/en";
 import { tr } from "@/i18n/tr";
 
@@ -66,6 +66,8 @@ describe("the dictionaries", () => {
 });
 
 describe("translating", () => {
+  beforeAll(() => loadLanguage("tr"));
+
   it("puts values in and leaves an unknown placeholder visible", () => {
     expect(translate("en", "budgets.of", { limit: "$5" })).toBe("of $5");
     expect(translate("tr", "budgets.of", {})).toBe("/ {limit}");

@@ -7,12 +7,13 @@ import { everyDay } from "@/components/bar-chart";
 import { eventSummary } from "@/components/event-summary";
 import { QueryView } from "@/components/states";
 import { shownTransport } from "@/components/transport-badge";
-import { LanguageProvider, translate } from "@/i18n";
+import { LanguageProvider, loadLanguage, translate } from "@/i18n";
 import { ApiError } from "@/lib/api";
 import { staleAfter } from "@/lib/live/staleness";
 import type { FeedEvent } from "@/lib/types";
 
-beforeAll(() => {
+beforeAll(async () => {
+  await loadLanguage("tr");
   // jsdom has no media queries; Mantine asks for the colour scheme.
   window.matchMedia = (query: string) =>
     ({
