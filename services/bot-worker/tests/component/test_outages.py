@@ -39,7 +39,7 @@ async def _webhook(worker: Any, bot: dict[str, Any], update_id: int, text: str) 
 
 
 async def test_without_postgresql_messages_are_taken_and_answered_when_it_is_back(
-    suite: Any, worker: Any, servers: Any
+    suite: Any, worker: Any, servers: Any, eventually: Any
 ) -> None:
     bot = await worker.telegram_bot(suite.telegram, 701)
     async with stopped(servers.postgres):
@@ -48,9 +48,14 @@ async def test_without_postgresql_messages_are_taken_and_answered_when_it_is_bac
         assert (await worker.call("GET", "/health/ready"))[0] == 200
         status, problem = await worker.call("GET", "/bots")
         assert (status, problem["code"]) == (503, "unavailable")
-    await suite.sent(1, 9, timeout=60)
-    said = [m.content for request in suite.router.requests for m in request.messages if m.role == "user"]
-    assert said[-1] == "m3"
+    await eventually(lambda: _heard(suite)[-1:] == ["m3"], what="the last message", timeout=60)
+    assert list(dict.fromkeys(_heard(suite))) == ["m1", "m2", "m3"]
+    turns = len(suite.router.requests)
+    assert len(await suite.sent(turns, 9)) == turns
+
+
+def _heard(suite: Any) -> list[str]:
+    return [m.content for request in suite.router.requests for m in request.messages if m.role == "user"]
 
 
 async def test_without_rabbitmq_telegram_is_asked_to_come_again_and_then_answered(
