@@ -57,10 +57,12 @@ ENTRYPOINT ["/opt/kairos/bin/kairos-service"]
 FROM build AS console-build
 ENV PATH=/build/bin:$PATH
 WORKDIR /src/services/console
+# A lock made where only this platform's packages are to be had lacks the optional ones of others, which `npm ci`
+# refuses; `npm install --no-save` takes the same versions and hashes from it.
 COPY services/console/package.json services/console/package-lock.json services/console/.npmrc ./
 RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export NODE_EXTRA_CA_CERTS=/run/secrets/ca; fi; \
-    npm ci --no-audit --no-fund
+    npm ci --no-audit --no-fund || npm install --no-save --no-audit --no-fund
 COPY services/console ./
 RUN npm run build
 

@@ -63,7 +63,7 @@ class ApiClient:
             headers["Content-Type"] = "application/json"
         request = urllib.request.Request(url, content, headers, method=method)  # noqa: S310 - addresses of our own
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310 - same
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310 - as above
                 return _parsed(answer.read()), dict(answer.headers)
         except urllib.error.HTTPError as error:
             raise ApiError(method, url, error.code, _parsed(error.read())) from error

@@ -33,7 +33,7 @@ class FakeServer(ABC):
     async def opened(self) -> None:  # noqa: B027 - not every fake needs it
         """Run in the server's loop once it listens."""
 
-    async def closing(self) -> None:  # noqa: B027 - same
+    async def closing(self) -> None:  # noqa: B027 - as above
         """Run in the server's loop before it stops."""
 
     @property

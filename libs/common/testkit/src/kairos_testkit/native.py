@@ -116,6 +116,23 @@ def epmd(state: Path, ports: ServerPorts) -> ServerSpec:
     )
 
 
+def _rabbitmq_config(ports: ServerPorts, credentials: Credentials) -> str:
+    return f"""\
+listeners.tcp.1 = 127.0.0.1:{ports.amqp}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {ports.amqp_management}
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = {ports.amqp_metrics}
+default_user = {credentials.amqp_user}
+default_pass = {credentials.amqp_password}
+disk_free_limit.absolute = 50MB
+# The default write-ahead log of quorum queues (512 MB) would be most of the memory of a small machine.
+raft.wal_max_size_bytes = 33554432
+log.file.level = warning
+log.console = false
+"""
+
+
 def rabbitmq(state: Path, ports: ServerPorts, credentials: Credentials) -> ServerSpec:
     home = state / "rabbitmq"
     erlang = f"-setcookie {credentials.cookie} -kernel inet_dist_use_interface {{127,0,0,1}}"
@@ -142,20 +159,7 @@ def rabbitmq(state: Path, ports: ServerPorts, credentials: Credentials) -> Serve
         # Makes the start script become the Erlang machine instead of waiting for it: one process, one number.
         "RUNNING_UNDER_SYSTEMD": "true",
     }
-    config = f"""\
-listeners.tcp.1 = 127.0.0.1:{ports.amqp}
-management.tcp.ip = 127.0.0.1
-management.tcp.port = {ports.amqp_management}
-prometheus.tcp.ip = 127.0.0.1
-prometheus.tcp.port = {ports.amqp_metrics}
-default_user = {credentials.amqp_user}
-default_pass = {credentials.amqp_password}
-disk_free_limit.absolute = 50MB
-# The default write-ahead log of quorum queues (512 MB) would be most of the memory of a small machine.
-raft.wal_max_size_bytes = 33554432
-log.file.level = warning
-log.console = false
-"""
+    config = _rabbitmq_config(ports, credentials)
 
     def prepare() -> None:
         home.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def passed_environment() -> dict[str, str]:
 
 def whole_environment() -> dict[str, str]:
     """For tools of the user's own, which find registries and certificates through variables of their own."""
-    return dict(os.environ)  # noqa: TID251 - same
+    return dict(os.environ)  # noqa: TID251 - as above
 
 
 class LocalSettings(BaseSettings):

@@ -195,7 +195,7 @@ class Suite:
     def prepare_database(self) -> None:
         """Roles, schemas and every service's migrations. Doing it again changes nothing."""
         from kairos_persistence.migrate import migrate  # noqa: PLC0415 - the plugin must not load our packages
-        from kairos_persistence.provision import provision  # noqa: PLC0415 - same
+        from kairos_persistence.provision import provision  # noqa: PLC0415 - as above
 
         provision(self.postgres_admin_url, roles(self.secrets), database=self.database)
         for service in SERVICES:

@@ -48,7 +48,7 @@ def fail(message: str, hint: str = "", code: Exit = Exit.FAILED) -> typer.Exit:
 def connected(profile: Path | None) -> Iterator["Client"]:
     """A client of the installation; every failure ends the command with a sentence and an exit code."""
     from kairos_sdk import client as api  # noqa: PLC0415 - keeps `kairos --help` fast
-    from kairos_sdk import profile as profiles  # noqa: PLC0415 - same
+    from kairos_sdk import profile as profiles  # noqa: PLC0415 - as above
 
     try:
         with api.Client(profiles.load(profile)) as session:
@@ -71,7 +71,7 @@ def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bo
         typer.echo("nothing")
         return
     from rich.console import Console  # noqa: PLC0415 - keeps `kairos --help` fast
-    from rich.table import Table  # noqa: PLC0415 - same
+    from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in columns:
