@@ -67,7 +67,7 @@ def create_app(
 
 
 def _describe_interface(app: FastAPI) -> None:
-    no_secret = "it describes the interface and carries no data"  # noqa: S105 - prose
+    no_secret = "it describes the interface and carries no data"  # noqa: S105 - a sentence
 
     @app.get("/metrics", include_in_schema=False, dependencies=[public("scraped inside the cluster only")])
     async def metrics_page(request: Request) -> Response:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from kairos_web.access import public
 
 Health = Literal["up", "degraded", "down"]
-_NO_SECRET = "health and metrics carry no tenant data; the front door does not expose them"  # noqa: S105 - prose
+_NO_SECRET = "health and metrics carry no tenant data; the front door does not expose them"  # noqa: S105 - a sentence
 
 
 @dataclass(frozen=True)

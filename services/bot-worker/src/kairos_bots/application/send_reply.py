@@ -60,7 +60,7 @@ async def claim_replies(
         wait = await governor.admit(reply.bot_id, reply.external_chat_id)
         if wait > timedelta(0):
             await work.replies.postpone(reply, wait)
-            work.after_commit(lambda wait=wait: wakes.reply_ready(wait))  # type: ignore[misc]
+            work.after_commit(lambda wait=wait: wakes.reply_ready(wait))  # type: ignore[misc] # mypy infers no type for a default
             continue
         bot = await work.bots.get(reply.bot_id)
         started = await work.replies.start(reply, claim_token, lease)

@@ -79,7 +79,7 @@ class Bot:
 
 def changed(bot: Bot, now: datetime, **fields: object) -> Bot:
     """The bot with new settings and a new version. Raises InvalidBotError."""
-    after = replace(bot, **fields, version=bot.version + 1, updated_at=now)  # type: ignore[arg-type]
+    after = replace(bot, **fields, version=bot.version + 1, updated_at=now)  # type: ignore[arg-type] # the caller checked the names
     check(after)
     return after
 
