@@ -1,4 +1,4 @@
-"""The console's own checks, run where every other test runs. Building it checks the size of the first page."""
+"""The console's own checks, run with all others. Building it checks the size of the first page."""
 
 import subprocess
 from pathlib import Path
