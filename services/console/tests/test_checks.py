@@ -1,5 +1,6 @@
 """The console's own checks, run with all others. Building it checks the size of the first page."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -30,3 +31,16 @@ def test_the_check_passes(script: str, environment: dict[str, str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_lock_installs_on_every_platform() -> None:
+    # Where a registry lacks one platform's package, npm leaves it out and `npm ci` fails elsewhere.
+    packages = json.loads((CONSOLE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    missing = [
+        name
+        for package in packages.values()
+        for name in package.get("optionalDependencies", {})
+        if f"node_modules/{name}" not in packages
+    ]
+    assert missing == []
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
