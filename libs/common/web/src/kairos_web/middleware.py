@@ -124,9 +124,10 @@ class RequestScope:
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer, headers: Headers) -> None:
         announced = headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > self._max_body:
+            # The connection stays open, so that the server discards the body: closing it under the body
+            # would reset it, and a proxy in between would answer 502 instead of this.
             problem = Problem(413, "body_too_large", "The body is larger than this address accepts")
             refusal = problem_response(problem, request_id=scope["state"]["request_id"])
-            refusal.headers["connection"] = "close"
             await refusal(scope, receive, answer)
             return
         try:

@@ -187,7 +187,8 @@ class OpenAIApi:
             body = await _read_body(exchange, self._max_body)
             payload = orjson.loads(body)
         except TooLarge:
-            await _refuse(exchange, error_answer(errors.TOO_LARGE), [(b"connection", b"close")])
+            # The connection stays open: closed under the body, a proxy in between would answer 502 instead.
+            await _refuse(exchange, error_answer(errors.TOO_LARGE))
             return
         except orjson.JSONDecodeError:
             await _refuse(exchange, error_answer(errors.INVALID_JSON))
@@ -319,9 +320,9 @@ def _method(scope: Scope) -> str:
     return method if method in {"GET", "POST"} else "OTHER"
 
 
-async def _refuse(exchange: Exchange, answer: ErrorAnswer, more: list[Header] | None = None) -> None:
+async def _refuse(exchange: Exchange, answer: ErrorAnswer) -> None:
     exchange.outcome = answer.code
-    await exchange.answer(answer.status, answer.body, [*answer.headers, *(more or [])])
+    await exchange.answer(answer.status, answer.body, answer.headers)
 
 
 async def _read_body(exchange: Exchange, limit: int) -> bytes:
