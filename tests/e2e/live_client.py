@@ -92,20 +92,22 @@ class LiveFeed:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
+        self.opening: list[Json] = []
         self.events: list[LiveEvent] = []
 
     @classmethod
-    async def open(cls, api: Api) -> "LiveFeed":
+    async def open(cls, api: Api, *, resume: Json | None = None) -> "LiveFeed":
+        """Subscribed to all events; `opening` holds the frames up to `ready`."""
         ticket = (await api.post("/api/observability/tickets"))["ticket"]
         try:
             socket = await api.http.ws_connect(f"{api.base}/ws", params={"ticket": ticket})
         except aiohttp.ClientError as error:
             raise Missing(f"the live feed refused the WebSocket: {error}") from error
         feed = cls(socket)
-        await socket.send_json({"t": "sub", "topic": "events"})
+        await socket.send_json({"t": "sub", "topic": "events", "resume": resume})
         with waiting_for("the live feed's ready"):
-            while (await feed.frame())["t"] != "ready":
-                pass
+            while not feed.opening or feed.opening[-1]["t"] != "ready":
+                feed.opening.append(await feed.frame())
         return feed
 
     async def frame(self) -> Json:

@@ -139,12 +139,15 @@ def test_an_oversized_body_is_refused_announced_or_not(
 ) -> None:
     path, headers = hook.url.removeprefix(stack.front_door), {SECRET_HEADER: hook.secret or ""}
     body = json.dumps(update(next(chat_ids), "x" * WEBHOOK_LIMIT)).encode()
-    assert_problem(http.post(path, content=body, headers=headers), 413, "body_too_large")
-    pieces = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
-    assert_problem(http.post(path, content=pieces, headers=headers), 413, "body_too_large")
+    # Again and again: a service that closes the connection under the body makes some of them a 502.
+    for _ in range(20):
+        assert_problem(http.post(path, content=body, headers=headers), 413, "body_too_large")
+        pieces = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
+        assert_problem(http.post(path, content=pieces, headers=headers), 413, "body_too_large")
     large = json.dumps(question("x" * V1_LIMIT)).encode()
-    answer = http.post("/v1/chat/completions", content=large, headers=key(stack))
-    assert_openai_error(answer, 413, "body_too_large")
+    for _ in range(5):
+        answer = http.post("/v1/chat/completions", content=large, headers=key(stack))
+        assert_openai_error(answer, 413, "body_too_large")
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"text"', b'{"message": {}}', b"\xff\xfe", b"[" * 100_000])
