@@ -56,7 +56,8 @@ class PostgresEventStore:
             try:
                 await self._write(batch)
             except asyncio.CancelledError:
-                self._settle(batch, DatabaseUnavailable("the event store stops"))
+                stopping = DatabaseUnavailable("the event store stops")
+                self._settle([*batch, *self._waiting], stopping)
                 raise
 
     async def _write(self, batch: list[_Waiting]) -> None:
