@@ -111,7 +111,7 @@ class MemoryBots:
         bot = self.works.tables.bots.get(bot_id)
         return None if bot is None or bot.deleted_at else bot
 
-    async def applied(self, bot: Bot) -> bool:
+    async def applied(self, bot: Bot, *, webhook_base: str | None = None) -> bool:
         if self.works.tables.bots[bot.id].version != bot.version:
             return False
         self.works.tables.bots[bot.id] = replace(bot, applied_version=bot.version)

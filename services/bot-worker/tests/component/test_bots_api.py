@@ -109,6 +109,21 @@ async def test_the_webhook_is_registered_where_telegram_can_reach_us(suite: Any,
     await eventually(lambda: 1002 not in suite.telegram.deliveries.webhooks, what="the removal")
 
 
+async def test_webhooks_follow_the_public_address(suite: Any, start_worker: Any, eventually: Any) -> None:
+    plain = suite.settings
+    suite.settings = plain.model_copy(update={"public_url": "https://old.test"})
+    async with start_worker() as worker:
+        _, bot = await worker.call("POST", "/bots", json=NEW | {"telegram_token": "1005:x"})
+        await eventually(lambda: 1005 in suite.telegram.deliveries.webhooks, what="the webhook")
+        await eventually(lambda: _state(worker, bot["id"], "running"), what="the running bot")
+    suite.settings = plain.model_copy(update={"public_url": "https://new.test"})
+    address = f"https://new.test/channels/telegram/{bot['id']}"
+    async with start_worker():
+        await eventually(
+            lambda: suite.telegram.deliveries.webhooks[1005].url == address, what="the moved webhook"
+        )
+
+
 async def test_a_token_telegram_refuses_shows_as_an_error(suite: Any, eventually: Any) -> None:
     worker = await suite.start(public_url="https://bots.test")
     suite.telegram.fail(Fault(method="setWebhook", status=401, times=1))

@@ -36,6 +36,7 @@ class BotRow(SQLModel, table=True):
     observed_at: datetime = _time()
     version: int
     applied_version: int
+    webhook_base: str | None = None
     apply_after: datetime = _time()
     created_at: datetime = _time()
     updated_at: datetime = _time()

@@ -26,11 +26,12 @@ RETRY_REFUSED = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Observation:
-    """`retry` is None when the settings are applied."""
+    """`retry` is None when the settings are applied; `webhook_base` is where a webhook was set."""
 
     state: ObservedState
     reason: str
     retry: timedelta | None = None
+    webhook_base: str | None = None
 
 
 async def apply_to_channel(
@@ -61,7 +62,7 @@ async def _apply(
     if public_url is None or secret is None:
         return Observation(ObservedState.RUNNING, "the webhook is set by hand")
     await telegram.set_webhook(token, webhook_url(public_url, bot.id), secret)
-    return Observation(ObservedState.RUNNING, "webhook set")
+    return Observation(ObservedState.RUNNING, "webhook set", webhook_base=public_url)
 
 
 def webhook_url(public_url: str, bot_id: UUID) -> str:
@@ -75,7 +76,7 @@ async def record_observation(work: Work, bot: Bot, seen: Observation, *, wakes: 
     """
     after = observed(bot, seen.state, seen.reason, await work.now())
     stored = (
-        await work.bots.applied(after)
+        await work.bots.applied(after, webhook_base=seen.webhook_base)
         if seen.retry is None
         else await work.bots.retry_later(after, seen.retry)
     )

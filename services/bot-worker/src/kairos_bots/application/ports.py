@@ -31,8 +31,14 @@ class BotStore(Protocol):
     async def claim_unapplied(self, lease: timedelta) -> Bot | None:
         """A bot whose channel does not know its latest settings, kept from other replicas for `lease`."""
 
-    async def applied(self, bot: Bot) -> bool:
-        """Store what was observed of this version. False: the settings changed meanwhile."""
+    async def applied(self, bot: Bot, *, webhook_base: str | None = None) -> bool:
+        """Store what was observed of this version, and where its webhook was set, if one was.
+
+        False: the settings changed meanwhile.
+        """
+
+    async def apply_moved(self, webhook_base: str) -> None:
+        """Have the webhooks that were set for another address set again."""
 
     async def retry_later(self, bot: Bot, wait: timedelta) -> bool:
         """Store what was observed and try the same version again after `wait`."""

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 from typing import Protocol
 
 from kairos_bots.application.apply_bot import apply_to_channel, record_observation
@@ -14,6 +15,7 @@ from kairos_telemetry import get_logger, log_context
 APPLY_LEASE = timedelta(seconds=15)
 POLL_S = 2.0
 AGAIN_S = 0.5
+MOVED_S = 60.0
 _log = get_logger(__name__)
 
 
@@ -52,14 +54,27 @@ class BotApplier:
     public_url: str | None
 
     async def run(self) -> None:
+        look_at = 0.0
         while True:
             self.wake.clear()
             try:
+                if monotonic() >= look_at:
+                    await self.apply_moved()
+                    look_at = monotonic() + MOVED_S
                 found = await self.apply_one()
             except DatabaseUnavailable:
                 found = False
             if not found:
                 await rest(self.wake, POLL_S)
+
+    async def apply_moved(self) -> None:
+        """The public address may be another one since the webhooks were set.
+
+        Once at the start is not enough: a replica that still has the old address may take the work.
+        """
+        if self.public_url is not None:
+            async with self.works.system() as work:
+                await work.bots.apply_moved(self.public_url)
 
     async def apply_one(self) -> bool:
         async with self.works.system() as work:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from kairos_bots.adapters import tables
 from kairos_bots.adapters.postgres.rows import bot_of, bot_values
-from kairos_bots.domain.bot import Bot
+from kairos_bots.domain.bot import Bot, DesiredState, TelegramUpdates
 
 _bots: Table = tables.bots
 _c = _bots.c
@@ -68,8 +68,22 @@ class PostgresBots:
         row = (await self._session.execute(claim)).mappings().one_or_none()
         return None if row is None else bot_of(row)
 
-    async def applied(self, bot: Bot) -> bool:
-        return await self._observe(bot, applied_version=bot.version)
+    async def applied(self, bot: Bot, *, webhook_base: str | None = None) -> bool:
+        return await self._observe(bot, applied_version=bot.version, webhook_base=webhook_base)
+
+    async def apply_moved(self, webhook_base: str) -> None:
+        moved = (
+            _c.telegram_updates == TelegramUpdates.WEBHOOK.value,
+            _c.desired_state == DesiredState.RUNNING.value,
+            _c.deleted_at.is_(None),
+            _c.telegram_token_ciphertext.is_not(None),
+            _c.webhook_secret_ciphertext.is_not(None),
+            _c.applied_version == _c.version,
+            _c.webhook_base.is_distinct_from(webhook_base),
+        )
+        await self._session.execute(
+            update(_bots).where(*moved).values(applied_version=0, apply_after=func.now())
+        )
 
     async def retry_later(self, bot: Bot, wait: timedelta) -> bool:
         return await self._observe(bot, apply_after=func.now() + wait)
