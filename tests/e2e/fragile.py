@@ -29,6 +29,7 @@ INPUT_PRICE: Final = 150
 OUTPUT_PRICE: Final = 600
 LEASE_TTL_S: Final = 6
 TURN_DEADLINE_S: Final = 10
+QUIET_WINDOW_MS: Final = 500
 # At least the library's own deadline for a confirm, which a refusal may take.
 REFUSAL_S: Final = 11.0
 CONFIG: Final = """\
@@ -241,7 +242,7 @@ def start_fragile(root: Path) -> Iterator[Fragile]:
             options = StackOptions(
                 config=_config(provider.url),
                 provider_url=provider.url,
-                quiet_window_ms=500,
+                quiet_window_ms=QUIET_WINDOW_MS,
                 env={
                     "bot-worker": {"KAIROS_BOTS_TURN_DEADLINE_S": str(TURN_DEADLINE_S)},
                     "budget-analytics": {
