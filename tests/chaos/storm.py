@@ -16,6 +16,7 @@ from typing import Any
 from tests.chaos.invariants import Report, Truth, check_channel, check_messages, check_money, over_limit
 
 from kairos_testkit.api_client import ApiError
+from kairos_testkit.ports import NotReadyError
 from kairos_testkit.processes import Process
 from kairos_testkit.servers import start_native
 from kairos_testkit.stack import Stack, StackOptions, start_stack
@@ -24,8 +25,11 @@ ROOT = Path(__file__).parents[2]
 # Nano-USD per token of the deployment `fake` in the stack's configuration.
 INPUT_PRICE, OUTPUT_PRICE = 150, 600
 FIRST_CHAT = 100_000
-# The Bot API's own limit (30 messages a second for a bot) would stretch the recovery.
-UNLIMITED = {"bot-worker": {"KAIROS_BOTS_TELEGRAM_BOT_PER_S": "10000"}}
+# The Bot API's own limit (30 messages a second for a bot) would stretch the recovery, and a turn's deadline
+# (60 s) would answer with the fallback text whatever waits longer; both have tests of their own.
+PATIENT = {
+    "bot-worker": {"KAIROS_BOTS_TELEGRAM_BOT_PER_S": "10000", "KAIROS_BOTS_TURN_DEADLINE_S": "600"},
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,12 @@ class Storm:
             self._stop.wait(0.2)
 
     def _check(self, truth: Truth) -> None:
-        self.stack.wait_ready()
+        try:
+            self.stack.wait_ready()
+        except NotReadyError as error:
+            self.report.breach(f"I7 {error}")
+            for name in self.plan.kills.keys() & self.stack.processes.keys():
+                self.report.breach(f"log of {name}: {self.stack.log(name)[-1500:]}")
         billed = {
             str(record.attempt_id): record.input_tokens * INPUT_PRICE + record.output_tokens * OUTPUT_PRICE
             for record in self.stack.provider.records
@@ -191,7 +200,7 @@ def run_storm(plan: Plan, options: StackOptions | None = None) -> Report:
     """Own servers (the broker is among the victims), own suite, one storm."""
     servers = start_native(durable=True)
     try:
-        with start_stack(servers, ROOT, options or StackOptions(env=UNLIMITED)) as stack:
+        with start_stack(servers, ROOT, options or StackOptions(env=PATIENT)) as stack:
             return Storm(stack, plan).run()
     finally:
         servers.close()

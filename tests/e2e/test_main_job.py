@@ -55,12 +55,16 @@ def price(record: ProviderRecord) -> int:
 
 
 def posted(stack: Stack, attempt_id: str | None) -> list[Json]:
-    """The transfers that charged an attempt, once they are there."""
+    """The transfers that charged an attempt to the seeded budget, once they are there.
+
+    Other tests of the session make budgets of their own, which an attempt is charged to as well.
+    """
     ledger = door(stack, "budget-analytics")
 
     def transfers() -> list[Json]:
         found = ledger.get("/ledger/transfers", attempt_id=str(attempt_id))["items"]
-        return [each for each in found if each["kind"] == "post"]
+        seeded = stack.seeded.budget_id
+        return [each for each in found if each["kind"] == "post" and each["budget_id"] == seeded]
 
     return until("the ledger's posting", transfers)
 
