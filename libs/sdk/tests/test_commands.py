@@ -112,6 +112,7 @@ def test_a_budget_is_set_in_nano_usd(door: Door, run: Any) -> None:
     door.answers["POST", "/api/budget-analytics/budgets"] = (201, BUDGET)
     assert run("budgets", "set", "bot", "7", "0.25").exit_code == Exit.OK
     assert door.asked[-1][2] == {
+        "name": "bot per month",
         "scope": "bot",
         "scope_id": "7",
         "limit_nano_usd": 250_000_000,

@@ -212,12 +212,10 @@ class Consumer:
             rung = None if permanent else self._topology.retry_queue(self.subscription.queue, attempt)
         if rung is not None:
             return await self._move(message, "retried", "", rung, self._history(message, error, attempt + 1))
-        outcome = await self._move(
+        # The store of dead letters counts them: it sees those that the broker itself made as well.
+        return await self._move(
             message, "dead", DEAD, self.subscription.queue, self._history(message, error, attempt)
         )
-        if outcome == "dead":
-            metrics.counter("kairos_dead_letters_total").labels(queue=self.subscription.label).inc()
-        return outcome
 
     def _history(self, message: AbstractIncomingMessage, error: Exception, attempt: int) -> dict[str, Any]:
         if self.subscription.queue == DEAD_LETTERS:

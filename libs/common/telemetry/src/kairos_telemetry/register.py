@@ -64,7 +64,13 @@ REGISTER: tuple[Metric, ...] = (
         (),
         "observability",
     ),
-    Metric("kairos_dead_letters_total", "counter", "Messages that went to the dead letters.", ("queue",)),
+    Metric(
+        "kairos_dead_letters_total",
+        "counter",
+        "Messages that went to the dead letters.",
+        ("queue",),
+        "observability",
+    ),
     Metric(
         "kairos_service_up",
         "gauge",

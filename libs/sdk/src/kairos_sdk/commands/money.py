@@ -36,6 +36,7 @@ def set_budget(
     scope_id: Annotated[str, typer.Argument(help="Its id.")],
     limit_usd: Annotated[str, typer.Argument(help="Limit in USD, for example 10 or 0.25")],
     period: Annotated[str, typer.Option(help="day, month or total")] = "month",
+    name: Annotated[str | None, typer.Option(help="What people call it; otherwise scope and period.")] = None,
     profile: ProfileFile = None,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +49,13 @@ def set_budget(
         raise typer.BadParameter(f"{limit_usd} is not an amount in USD") from error
     if nano != nano.to_integral_value() or nano <= 0:
         raise typer.BadParameter("a limit is positive and has at most nine decimals")
-    body = {"scope": scope, "scope_id": scope_id, "limit_nano_usd": int(nano), "period": period}
+    body = {
+        "name": name or f"{scope} per {period}",
+        "scope": scope,
+        "scope_id": scope_id,
+        "limit_nano_usd": int(nano),
+        "period": period,
+    }
     with connected(profile) as client:
         show_one(client.call("POST", "/api/budget-analytics/budgets", json=body), as_json=as_json)
 
