@@ -18,11 +18,15 @@ class Permission(StrEnum):
     COMPLETIONS_CREATE = "completions.create"
     MODELS_READ = "models.read"
     MODELS_WRITE = "models.write"
+    QUOTAS_READ = "quotas.read"
+    QUOTAS_WRITE = "quotas.write"
+    CACHE_WRITE = "cache.write"
     BUDGETS_READ = "budgets.read"
     BUDGETS_WRITE = "budgets.write"
     SPEND_READ = "spend.read"
     LEDGER_READ = "ledger.read"
     LEDGER_RECONCILE = "ledger.reconcile"
+    LEDGER_ADJUST = "ledger.adjust"
     MEMBERS_READ = "members.read"
     MEMBERS_WRITE = "members.write"
     KEYS_READ = "keys.read"
@@ -54,6 +58,7 @@ _VIEWER = frozenset(
         Permission.BOTS_READ,
         Permission.CONVERSATIONS_READ,
         Permission.MODELS_READ,
+        Permission.QUOTAS_READ,
         Permission.BUDGETS_READ,
         Permission.SPEND_READ,
         Permission.MEMBERS_READ,
@@ -104,6 +109,7 @@ class Actor:
     role: Role | None = None
     scopes: frozenset[Permission] | None = None
     project_id: UUID | None = None
+    team_id: UUID | None = None
     session_id: UUID | None = field(default=None, compare=False)
 
 

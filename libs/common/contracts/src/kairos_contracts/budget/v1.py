@@ -5,7 +5,7 @@ from uuid import UUID
 
 from kairos_contracts.message import AwareTime, Event, NanoUSD
 
-ScopeKind = Literal["organisation", "project", "bot"]
+ScopeKind = Literal["organisation", "project", "team", "bot", "contact", "api_key", "model"]
 
 
 class BudgetChangedV1(Event):
@@ -23,7 +23,10 @@ class BudgetChangedV1(Event):
 
 
 class ThresholdReachedV1(Event):
-    """Settled spend of a period passed a soft threshold (once per threshold and period)."""
+    """Settled spend of a period passed a soft threshold (once per threshold and period).
+
+    `kind` forecast: at the present rate the period's spend will pass the limit at `exceeds_at`.
+    """
 
     TYPE: ClassVar[str] = "budget.threshold.reached.v1"
     budget_id: UUID
@@ -33,6 +36,8 @@ class ThresholdReachedV1(Event):
     settled_nano_usd: NanoUSD
     limit_nano_usd: NanoUSD
     period_start: AwareTime
+    kind: Literal["settled", "forecast"] = "settled"
+    exceeds_at: AwareTime | None = None
 
     def aggregate_id(self) -> str:
         return str(self.budget_id)
