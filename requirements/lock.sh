@@ -19,3 +19,7 @@ for service in bot-worker llm-router budget-analytics auth-audit observability; 
     "${flags[@]}" -o "requirements/$service.txt"
 done
 "$uv" pip compile requirements/image-build.in --constraint requirements/dev.txt "${flags[@]}" -o requirements/image-build.txt
+# Clients as their users install them, one environment each (tests/compat).
+for client in openai2 openai3 langchain; do
+  "$uv" pip compile "requirements/compat-$client.in" "${flags[@]}" -o "requirements/compat-$client.txt"
+done
