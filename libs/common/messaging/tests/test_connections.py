@@ -105,6 +105,32 @@ async def test_a_deleted_queue_is_declared_again_with_its_bindings(
     await eventually(healthy)
 
 
+async def test_connections_that_stay_broken_are_made_anew(
+    record: Record, make_bus: MakeBus, send: Send, eventually: Eventually, queue: str, fast: Tuning
+) -> None:
+    bus, got = make_bus(tuning=replace(fast, guard_interval=0.1, renew_after=0.3)), record()
+    bus.consume(queue, got)
+    await bus.start()
+    subscriptions = bus._subscriptions
+    assert subscriptions is not None
+    # The driver takes a consumer we cancelled for one nobody wants, so it never comes back by itself.
+    await subscriptions.cancel()
+    with pytest.raises(ConsumerLost):
+        await bus.check()
+    await eventually(lambda: bus._subscriptions not in {None, subscriptions})
+
+    async def sent() -> bool:
+        try:
+            await send(bus, "after")
+        except PublishFailed:
+            return False
+        return True
+
+    await eventually(sent)
+    await eventually(lambda: "after" in got.done)
+    await bus.check()
+
+
 async def ready(broker_url: str, queue: str) -> int:
     """How many messages lie in the queue for whoever asks."""
     connection = await aio_pika.connect(broker_url)

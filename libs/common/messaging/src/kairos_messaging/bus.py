@@ -91,12 +91,8 @@ class Bus:
 
         Raises ChannelPreconditionFailed when the broker holds one of our queues with other arguments.
         """
-        delay = self._tuning.pause_first
-        while (trouble := await self._connected()) is not None:
-            log.warning("broker_away", error=type(trouble).__name__, retry_in_s=delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, self._tuning.start_backoff_longest)
-        self._guard = asyncio.create_task(self._keep_topology(), name="kairos-messaging-guard")
+        await self._connect_patiently()
+        self._guard = asyncio.create_task(self._keep_whole(), name="kairos-messaging-guard")
 
     async def stop(self, grace: float = 20.0) -> None:
         """Cancel the consumers, let running handlers finish within the grace, then close."""
@@ -204,6 +200,13 @@ class Bus:
         prefetch = max(subscription.concurrency, min(self._prefetch, 2 * subscription.concurrency))
         self._readers.append(Reader(self._consumer(subscription), prefetch))
 
+    async def _connect_patiently(self) -> None:
+        delay = self._tuning.pause_first
+        while (trouble := await self._connected()) is not None:
+            log.warning("broker_away", error=type(trouble).__name__, retry_in_s=delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, self._tuning.start_backoff_longest)
+
     async def _connect(self) -> None:
         await self._publisher.connect()
         await self._declare()
@@ -243,19 +246,43 @@ class Bus:
             if not channel.is_closed:
                 await channel.close()
 
-    async def _keep_topology(self) -> None:
-        """Declare what an operator or a lost disk removed; the driver then consumes again by itself."""
+    async def _keep_whole(self) -> None:
+        """Declare what an operator or a lost disk removed, and make connections anew that stay broken.
+
+        The driver repairs its connections by itself, but a repair that fails half-way (a broker that was
+        killed twice, a queue without a leader yet) can leave a consumer out for good.
+        """
+        clock = asyncio.get_running_loop().time
+        patience, broken_at = self._tuning.renew_after, clock()
         while True:
             await asyncio.sleep(self._tuning.guard_interval)
             reason = await self._missing()
             if reason is None:
+                patience, broken_at = self._tuning.renew_after, clock()
                 continue
             log.warning("topology_incomplete", reason=reason)
-            try:
-                async with asyncio.timeout(self._tuning.connect_timeout):
-                    await self._declare()
-            except Exception as error:  # noqa: BLE001 - the broker is away; the next round tries again.
-                log.debug("topology_not_declared", error=type(error).__name__)
+            if clock() - broken_at < patience:
+                await self._declare_again()
+                continue
+            await self._renew(reason)
+            patience, broken_at = min(2 * patience, self._tuning.renew_longest), clock()
+
+    async def _declare_again(self) -> None:
+        try:
+            async with asyncio.timeout(self._tuning.connect_timeout):
+                await self._declare()
+        except Exception as error:  # noqa: BLE001 - the broker is away; the next round tries again.
+            log.debug("topology_not_declared", error=type(error).__name__)
+
+    async def _renew(self, reason: str) -> None:
+        """What runs goes on; its acknowledgement is lost with the connection: the inbox absorbs the copy."""
+        log.warning("connections_renewed", reason=reason)
+        await self._disconnect()
+        try:
+            await self._connect_patiently()
+        except ChannelPreconditionFailed as error:
+            # At start this ends the attempt with its reason; here the next round meets it again.
+            log.error("topology_differs", error=str(error))  # noqa: TRY400 - the message says it all.
 
     async def _missing(self) -> str | None:
         try:

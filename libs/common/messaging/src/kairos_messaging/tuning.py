@@ -12,7 +12,8 @@ class Tuning:
 
     `retry_delays` become queue names, so different delays never clash with queues already declared.
     `hold_longest` stays below the broker's own consumer timeout (30 minutes): a message held longer
-    than that would cost a delivery each time the broker takes it back.
+    than that would cost a delivery each time the broker takes it back. `renew_after` is how long a bus
+    may be incomplete before its connections are made anew; it doubles up to `renew_longest`.
     """
 
     heartbeat: int = 10
@@ -26,6 +27,8 @@ class Tuning:
     start_backoff_longest: float = 10.0
     guard_interval: float = 10.0
     check_timeout: float = 5.0
+    renew_after: float = 30.0
+    renew_longest: float = 5 * MINUTE
 
 
 PRODUCTION = Tuning()
