@@ -55,7 +55,7 @@ def test_a_request_says_what_it_needs() -> None:
         },
         100,
     )
-    assert ask.needs == frozenset(Capability)
+    assert ask.needs == {Capability.TOOLS, Capability.VISION, Capability.JSON, Capability.STREAMING}
     assert (ask.images, ask.max_tokens, ask.choices, ask.include_usage) == (2, 40, 3, True)
 
 

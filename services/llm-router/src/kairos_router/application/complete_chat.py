@@ -131,8 +131,14 @@ class Dispatcher:
         return self._providers[attempt.deployment.kind]
 
     def call(self, job: Job, attempt: Attempt) -> ProviderCall:
+        ask = job.ask
         return ProviderCall(
-            attempt.deployment, job.ask.payload, attempt.max_tokens, attempt.attempt_id, job.ask.include_usage
+            attempt.deployment,
+            ask.payload,
+            attempt.max_tokens,
+            attempt.attempt_id,
+            ask.include_usage,
+            ask.operation,
         )
 
     def elapsed_ms(self, started: float) -> int:

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from kairos_router.domain.ask import Operation
 from kairos_router.domain.attempt import Attempt, Settlement
 from kairos_router.domain.catalogue import Catalogue, Deployment
 from kairos_router.domain.lease import Scope
@@ -68,6 +69,7 @@ class ProviderCall:
     max_tokens: int
     attempt_id: UUID
     include_usage: bool = False
+    operation: Operation = "chat"
 
 
 @dataclass(frozen=True, slots=True)

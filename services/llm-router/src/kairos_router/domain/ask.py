@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from kairos_router.domain.catalogue import Capability, Deployment
@@ -15,6 +15,9 @@ BYTES_PER_TOKEN = 3
 BYTES_PER_TOKEN_AT_MOST = 4
 ESTIMATE_MARGIN_TOKENS = 8
 MAX_CHOICES = 128
+
+# What a provider is asked to do; the words of usage records.
+Operation = Literal["chat", "responses", "embeddings"]
 
 
 class InvalidAsk(ValueError):  # noqa: N818 - reads as the fact it states
@@ -38,6 +41,9 @@ class Ask:
     """A validated request. `payload` is the caller's document; what we do not know passes through.
 
     `size` is the length of the encoded request in bytes: no tokenizer makes more tokens than bytes.
+    `inputs` counts the texts of an embeddings request, each of which has the context window to itself;
+    `longest` is the size of the longest, None where all of the request shares one window.
+    `native` names the parameter that only a provider with the operation's own API can serve.
     """
 
     model: str
@@ -49,6 +55,10 @@ class Ask:
     include_usage: bool = False
     images: int = 0
     needs: frozenset[Capability] = frozenset()
+    operation: Operation = "chat"
+    inputs: int = 1
+    longest: int | None = None
+    native: str | None = None
 
 
 def _positive(payload: Mapping[str, Any], name: str, most: int | None = None) -> int | None:
@@ -116,13 +126,15 @@ def parse_ask(payload: object, size: int) -> Ask:
 
 def max_tokens_on(ask: Ask, deployment: Deployment) -> int:
     """The output limit sent to this deployment when the budget does not ask for less."""
+    if ask.operation == "embeddings":
+        return 0
     return min(ask.max_tokens or deployment.max_output_tokens, deployment.max_output_tokens)
 
 
 def bounds_on(ask: Ask, deployment: Deployment, max_tokens: int) -> Bounds:
     """The most tokens the attempt can use. A provider refuses input above its context window."""
     text = ask.size + ask.images * deployment.image_tokens + deployment.input_margin
-    return Bounds(min(text, deployment.context_window), max_tokens * ask.choices)
+    return Bounds(min(text, deployment.context_window * ask.inputs), max_tokens * ask.choices)
 
 
 def hold_on(ask: Ask, deployment: Deployment, max_tokens: int) -> int:

@@ -8,10 +8,15 @@ from kairos_router.domain.pricing import Price
 
 
 class Capability(StrEnum):
+    """What a deployment can do. One with `embeddings` answers completions only when it lists `chat` too."""
+
+    CHAT = "chat"
     TOOLS = "tools"
     VISION = "vision"
     JSON = "json"
     STREAMING = "streaming"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
 
 
 class ModelNotFound(LookupError):  # noqa: N818 - reads as the fact it states

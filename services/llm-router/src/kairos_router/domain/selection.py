@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kairos_router.domain.ask import BYTES_PER_TOKEN_AT_MOST, Ask, hold_on, max_tokens_on
-from kairos_router.domain.catalogue import Deployment
+from kairos_router.domain.catalogue import Capability, Deployment
 from kairos_router.domain.pricing import affordable_output
 
 Degraded = Literal["budget.clamped", "budget.cheaper", "budget.local"]
@@ -33,10 +33,18 @@ class Rung:
 
 def unfit(ask: Ask, deployment: Deployment) -> str | None:
     """Why the deployment can't answer, or None when it can."""
-    missing = ask.needs - deployment.capabilities
+    capabilities = deployment.capabilities
+    if (
+        ask.operation != "embeddings"
+        and Capability.EMBEDDINGS in capabilities
+        and Capability.CHAT not in capabilities
+    ):
+        return "makes embeddings only"
+    missing = ask.needs - capabilities
     if missing:
         return "lacks " + ", ".join(sorted(missing))
-    if ask.size // BYTES_PER_TOKEN_AT_MOST + max_tokens_on(ask, deployment) > deployment.context_window:
+    size = ask.size if ask.longest is None else ask.longest
+    if size // BYTES_PER_TOKEN_AT_MOST + max_tokens_on(ask, deployment) > deployment.context_window:
         return "context window too small"
     return None
 
