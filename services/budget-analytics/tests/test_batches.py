@@ -85,3 +85,23 @@ async def test_every_item_is_handled_once_whatever_the_size(largest: int) -> Non
     async with running(handler, largest) as batches:
         await asyncio.gather(*(batches.submit(str(n)) for n in range(50)))
     assert sorted(int(item) for batch in handler.handled for item in batch) == list(range(50))
+
+
+async def test_a_spoiled_submission_is_handled_part_by_part_and_still_fails() -> None:
+    handler = Handler()
+    batches = Batches(handler, largest=10, split=lambda items: [[item] for item in items if len(items) > 1])
+    task = asyncio.create_task(batches.run())
+    results = await asyncio.gather(
+        batches.submit("a", "bad", "b"), batches.submit("c"), return_exceptions=True
+    )
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [type(result) for result in results] == [Spoiled, type(None)]
+    assert sorted(item for batch in handler.handled for item in batch) == ["a", "b", "c"]
+
+
+async def test_what_is_submitted_together_is_handled_together_whatever_the_size() -> None:
+    handler = Handler()
+    async with running(handler, largest=2) as batches:
+        await asyncio.gather(batches.submit("a", "b", "c"), batches.submit("d"))
+    assert handler.handled == [["a", "b", "c"], ["d"]]

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from kairos_budget.application.ports import Usage
 from kairos_budget.bootstrap import build_app
 from kairos_contracts.auth.v1 import AccessChangedV1
+from kairos_contracts.llm.v1 import UsageBatchRecordedV1
 from kairos_contracts.permissions import Actor, Role
 from kairos_messaging import Bus, RawDelivery
 from kairos_testkit.databases import ClonedDatabase
@@ -154,3 +155,43 @@ async def test_a_revoked_credential_is_forgotten_at_once(cloned: ClonedDatabase,
 
         await until(forgotten)
     await auth.stop()
+
+
+async def test_a_batch_of_attempts_is_charged_once_however_often_it_comes(
+    bench: Bench, cloned: ClonedDatabase, broker_url: str, llm_router: Bus
+) -> None:
+    budget = await bench.budget(1_000_000)
+    lease = (await bench.lease(500_000)).lease
+    records = tuple(bench.usage(lease.id, cost=10, hold=20).message for _ in range(400))
+    batch = UsageBatchRecordedV1(batch_id=uuid4(), records=records)
+    again = UsageBatchRecordedV1(batch_id=uuid4(), records=records[:100])
+    async with serving(cloned, broker_url):
+        for message in (batch, batch, again):
+            await llm_router.publish(message, organisation_id=bench.organisation, message_id=message.batch_id)
+        # What comes after the batches tells that they were handled.
+        await publish(llm_router, bench.usage(lease.id, cost=7))
+
+        async def settled() -> bool:
+            return (await bench.reading(budget)).balances.settled >= 4_007
+
+        await until(settled)
+    assert (await bench.reading(budget)).balances.settled == 4_007
+    await bench.assert_balanced()
+
+
+async def test_a_bad_record_of_a_batch_does_not_keep_the_others_from_being_charged(
+    bench: Bench, cloned: ClonedDatabase, broker_url: str, llm_router: Bus
+) -> None:
+    budget = await bench.budget(1_000_000)
+    lease = (await bench.lease(500_000)).lease
+    good = [bench.usage(lease.id, cost=10, hold=20).message for _ in range(5)]
+    bad = good[0].model_copy(update={"attempt_id": uuid4(), "cost_nano_usd": 2**70})
+    batch = UsageBatchRecordedV1(batch_id=uuid4(), records=(*good[:3], bad, *good[3:]))
+    async with serving(cloned, broker_url):
+        await llm_router.publish(batch, organisation_id=bench.organisation, message_id=batch.batch_id)
+
+        async def settled() -> bool:
+            return (await bench.reading(budget)).balances.settled == 50
+
+        await until(settled)
+    await bench.assert_balanced()

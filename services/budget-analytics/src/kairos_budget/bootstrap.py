@@ -23,7 +23,7 @@ from kairos_budget.application.renew_leases import RenewLeases
 from kairos_budget.application.suspend_silent_leases import SuspendSilentLeases
 from kairos_budget.entrypoints import budgets, internal_leases, leases, ledger, tasks
 from kairos_budget.entrypoints.batches import Batches
-from kairos_budget.entrypoints.consumers import USAGE_QUEUE, ChargeUsage, ForgetAccess
+from kairos_budget.entrypoints.consumers import USAGE_QUEUE, ChargeUsage, ForgetAccess, one_by_one
 from kairos_budget.entrypoints.use_cases import UseCases
 from kairos_budget.settings import Settings
 from kairos_contracts.audit import AuditContext
@@ -88,10 +88,9 @@ class BudgetAnalytics:
         )
         self.authenticator = authenticator or self.remote
         self.rate_limiter = RateLimiter(settings.redis_url.get_secret_value())
-        self.usage = Batches(self.cases.record_usage, largest=settings.usage_batch)
+        self.usage = Batches(self.cases.record_usage, largest=settings.usage_batch, split=one_by_one)
         self.background = Background()
-        # Twice the batch: one in the database, one collecting.
-        self.bus.consume(USAGE_QUEUE, ChargeUsage(self.usage), concurrency=2 * settings.usage_batch)
+        self.bus.consume(USAGE_QUEUE, ChargeUsage(self.usage), concurrency=settings.usage_messages)
         self.bus.on_replica([AccessChangedV1], ForgetAccess(self.remote))
 
     @asynccontextmanager

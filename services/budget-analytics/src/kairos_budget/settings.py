@@ -19,4 +19,7 @@ class Settings(ServiceSettings):
     sweep_every_s: float = Field(default=1, gt=0)
     check_every_s: float = Field(default=60, gt=0)
     measure_every_s: float = Field(default=5, gt=0)
-    usage_batch: int = Field(default=256, ge=1, le=2_000)
+    # How many attempts one transaction charges; a message's records are never split over two.
+    usage_batch: int = Field(default=1_000, ge=1, le=5_000)
+    # How many messages are taken from the queue at once, each of up to 500 attempts.
+    usage_messages: int = Field(default=128, ge=1, le=1_000)

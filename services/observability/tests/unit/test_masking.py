@@ -1,4 +1,5 @@
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from kairos_contracts.auth.v1 import AuditActor, AuditEntryRecordedV1
 from kairos_contracts.budget.v1 import BudgetChangedV1
 from kairos_contracts.conversation.v1 import MessageReceivedV1
+from kairos_contracts.llm.v1 import UsageBatchRecordedV1, UsageRecordedV1
 from kairos_contracts.message import Envelope, Message
 from kairos_ops.application.make_feed_event import make_feed_event
 from kairos_ops.domain.event import FeedEvent
@@ -105,3 +107,35 @@ def test_lists_and_nested_objects_are_masked_too() -> None:
 @pytest.mark.parametrize("text", ["2026-99-22T10:00", "2026-11-22T10:00:00", "Tuesday 22"])
 def test_a_text_that_only_resembles_a_time_is_masked(text: str) -> None:
     assert mask_payload({"note": text}, personal=True) == {"note": MASK}
+
+
+def test_a_batch_of_usage_is_shown_as_its_sums_however_large_it_is() -> None:
+    def record(number: int) -> UsageRecordedV1:
+        return UsageRecordedV1.model_validate(
+            {
+                "attempt_id": uuid4(),
+                "completion_id": uuid4(),
+                "lease_id": None,
+                "model": f"model-{number % 40}",
+                "deployment": "simulator",
+                "provider": "simulator",
+                "input_tokens": 3,
+                "output_tokens": 2,
+                "hold_nano_usd": 9,
+                "cost_nano_usd": 7,
+                "outcome": "settled" if number else "unknown",
+                "price_version": "test",
+                "status": 200,
+                "streaming": False,
+                "started_at": datetime(2026, 11, 1, tzinfo=UTC) + timedelta(seconds=number),
+                "latency_ms": number,
+            }
+        )
+
+    batch = UsageBatchRecordedV1(batch_id=uuid4(), records=tuple(record(n) for n in range(500)))
+    shown = feed_event(batch).data
+    assert (shown["attempts"], shown["cost_nano_usd"], shown["input_tokens"]) == (500, 3_500, 1_500)
+    assert shown["outcomes"] == {"settled": 499, "unknown": 1}
+    assert (len(shown["models"]), shown["more"], shown["slowest_ms"]) == (20, 20, 499)
+    assert len(json.dumps(shown)) < 2_000
+    assert "records" not in shown

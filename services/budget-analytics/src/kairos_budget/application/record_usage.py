@@ -32,15 +32,14 @@ class RecordUsage:
             await tx.lock_leases(book, {u.message.lease_id for u in usages if u.message.lease_id})
             await tx.lock_attempts(book, {usage.message.attempt_id for usage in usages})
             uncovered = await self._uncovered(tx, book, usages)
-            wanted = {each for group in uncovered.values() for each in group}
+            wanted = {each for group in uncovered for each in group}
             await tx.lock_periods(book, _held_periods(book), wanted)
             ids = {(period.budget.id, period.bounds.starts_at): period.id for period in book.periods.values()}
             new = [
                 usage
-                for usage in usages
+                for usage, missing in zip(usages, uncovered, strict=True)
                 if book.record(
-                    attempt_of(usage),
-                    tuple(ids[budget.id, when.starts_at] for budget, when in uncovered[usage.message_id]),
+                    attempt_of(usage), tuple(ids[budget.id, when.starts_at] for budget, when in missing)
                 )
             ]
             announce(tx, book, {usage.organisation_id: usage for usage in usages})
@@ -52,15 +51,15 @@ class RecordUsage:
 
     async def _uncovered(
         self, tx: Transaction, book: Book, usages: Collection[Usage]
-    ) -> dict[UUID, tuple[tuple[Budget, Bounds], ...]]:
-        """Per message the periods that must bear the cost although its lease holds nothing of them.
+    ) -> list[tuple[tuple[Budget, Bounds], ...]]:
+        """Per usage the periods that must bear the cost although its lease holds nothing of them.
 
         That is so for attempts without a lease, for leases granted before the budget was made, and for
         leases this database never heard of. The limit can't be kept then, but the truth is.
         """
         keys = {key for usage in usages for key in _chain(usage).scopes()}
         budgets = await tx.budgets_of(keys)
-        return {usage.message_id: tuple(_missing(book, usage, budgets)) for usage in usages}
+        return [tuple(_missing(book, usage, budgets)) for usage in usages]
 
 
 def _missing(book: Book, usage: Usage, budgets: Sequence[Budget]) -> list[tuple[Budget, Bounds]]:

@@ -1,11 +1,12 @@
 """What arrives from the broker."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from kairos_budget.application.ports import Usage
 from kairos_budget.entrypoints.batches import Batches
 from kairos_contracts.auth.v1 import AccessChangedV1
-from kairos_contracts.llm.v1 import UsageRecordedV1
+from kairos_contracts.llm.v1 import UsageBatchRecordedV1, UsageRecordedV1
 from kairos_faults import apoint
 from kairos_messaging import Delivery, PermanentError
 from kairos_telemetry import current_traceparent
@@ -20,20 +21,31 @@ class UsageOfNobody(PermanentError):  # noqa: N818 - reads as the fact it states
 
 @dataclass(frozen=True, slots=True)
 class ChargeUsage:
+    """Takes single attempts and batches of them; both are charged by the same use case."""
+
     batches: Batches[Usage]
 
-    async def __call__(self, delivery: Delivery[UsageRecordedV1]) -> None:
-        envelope = delivery.envelope
+    async def __call__(self, delivery: Delivery[UsageRecordedV1 | UsageBatchRecordedV1]) -> None:
+        envelope, message = delivery.envelope, delivery.message
         if envelope.organisation_id is None:
             raise UsageOfNobody(str(envelope.id))
-        usage = Usage(
-            message_id=envelope.id,
-            organisation_id=envelope.organisation_id,
-            message=delivery.message,
-            traceparent=current_traceparent(),
+        records = message.records if isinstance(message, UsageBatchRecordedV1) else (message,)
+        organisation_id, traceparent = envelope.organisation_id, current_traceparent()
+        await self.batches.submit(
+            *(Usage(envelope.id, organisation_id, record, traceparent) for record in records)
         )
-        await self.batches.submit(usage)
         await apoint("budget.usage.posted")
+
+
+def one_by_one(usages: Sequence[Usage]) -> Sequence[Sequence[Usage]]:
+    """The records of a batch that can't be charged whole, each as a message of its own.
+
+    They are noted under their attempts' ids: the batch's own id is noted only when all of it was charged,
+    so that the batch can be replayed from the dead letters.
+    """
+    if len(usages) == 1:
+        return ()
+    return [[replace(usage, message_id=usage.message.attempt_id)] for usage in usages]
 
 
 @dataclass(frozen=True, slots=True)
