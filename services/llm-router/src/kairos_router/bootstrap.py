@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from kairos_contracts.audit import AuditContext
+from kairos_contracts.permissions import Permission
 from kairos_messaging import Bus, OutboxRelay, PublishFailed
 from kairos_persistence import Database, DatabaseUnavailable, create_engine
 from kairos_router.adapters.budget_client import BudgetClient
@@ -31,9 +32,12 @@ from kairos_router.application.ports import Budgets
 from kairos_router.application.stream_chat import StreamChat
 from kairos_router.domain.decision import Decision
 from kairos_router.entrypoints import consumers, management
+from kairos_router.entrypoints.chat import CHAT, Chat
 from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
+from kairos_router.entrypoints.models import MODEL, MODELS, Models
 from kairos_router.entrypoints.openai_api import PREFIX, OpenAIApi
+from kairos_router.entrypoints.operations import Operation
 from kairos_router.entrypoints.worker import CompletionWorker
 from kairos_router.settings import Settings, environment
 from kairos_web import (
@@ -199,5 +203,22 @@ def build_app(router: Router) -> FrontDoor:
     app.state.parts = router
     management.add_catalogue(app, router.catalogue, router.circuits)
     management.add_money(app, router.wallet, router.decisions.find, router.holder, time.monotonic)
-    api = OpenAIApi(router.gate, router.completions, service=SERVICE, max_body=router.settings.max_body)
+    api = OpenAIApi(
+        router.gate,
+        operations(router),
+        router.completions.refusal,
+        service=SERVICE,
+        max_body=router.settings.max_body,
+    )
     return FrontDoor(app, api)
+
+
+def operations(router: Router) -> tuple[Operation, ...]:
+    """What /v1 offers."""
+    models = Models(router.completions)
+    create, read = Permission.COMPLETIONS_CREATE, Permission.MODELS_READ
+    return (
+        Operation("POST", CHAT, create, Chat(router.completions), "chat"),
+        Operation("GET", MODELS, read, models.all),
+        Operation("GET", MODEL, read, models.one),
+    )

@@ -1,22 +1,83 @@
 """The use cases as /v1 calls them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from kairos_router.application.answer_completion import refusal as decision_of
 from kairos_router.application.choose_deployment import Refused
-from kairos_router.application.complete_chat import Answer, CompleteChat
+from kairos_router.application.complete_chat import CompleteChat
 from kairos_router.application.explain_failure import Explanation, explain
 from kairos_router.application.ports import CatalogueSource, Journal
 from kairos_router.application.stream_chat import StreamChat, Streaming
 from kairos_router.domain.ask import Ask, Caller
+from kairos_router.domain.attempt import Attempt
 from kairos_router.domain.catalogue import ModelNotFound
 from kairos_router.domain.decision import Decision
-from kairos_router.entrypoints.openai_errors import INTERNAL, ErrorAnswer, error_answer
+from kairos_router.entrypoints.openai_errors import INTERNAL, ErrorAnswer, Header, error_answer
 
 UNKNOWN_ROUTE = "(unknown)"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A whole answer to a caller. `tokens` is what it used, input and output."""
+
+    body: bytes
+    headers: list[Header]
+    tokens: int
+    provider_seconds: float | None
+
+
+class Flow(Protocol):
+    """An answer piece by piece, from a provider or from a cache.
+
+    Exactly one of these ends it: `next` returns b"", `next` raises ProviderFailed, `abandon` is called.
+    """
+
+    headers: list[Header]
+    time_to_first_token: float
+
+    @property
+    def cost_so_far(self) -> int | None:
+        """nano-USD once it is known."""
+        ...
+
+    @property
+    def tokens(self) -> int | None:
+        """What it used, once it has ended."""
+        ...
+
+    async def next(self) -> bytes:
+        """Whole server-sent events, b"" at the end."""
+        ...
+
+    def abandon(self) -> None: ...
+
+
+class _ProviderFlow:
+    """A provider's stream as a Flow."""
+
+    __slots__ = ("_streaming", "abandon", "headers", "next", "time_to_first_token")
+
+    def __init__(self, streaming: Streaming) -> None:
+        self._streaming = streaming
+        self.headers = _attempt_headers(streaming.attempt)
+        self.time_to_first_token = streaming.time_to_first_token
+        # Bound once: a stream has many pieces, and a layer of coroutines would cost each of them.
+        self.next = streaming.next
+        self.abandon = streaming.abandon
+
+    @property
+    def cost_so_far(self) -> int | None:
+        return self._streaming.cost_so_far
+
+    @property
+    def tokens(self) -> int | None:
+        settlement = self._streaming.settlement
+        return None if settlement is None else settlement.usage.input_tokens + settlement.usage.output_tokens
 
 
 class Completions:
@@ -36,11 +97,16 @@ class Completions:
         self._catalogue = catalogue
         self._record = record
 
-    async def complete(self, ask: Ask, caller: Caller, completion_id: UUID) -> Answer:
-        return await self._complete(ask, caller, completion_id, self._journal)
+    async def complete(self, ask: Ask, caller: Caller, completion_id: UUID) -> Served:
+        answer = await self._complete(ask, caller, completion_id, self._journal)
+        settlement = answer.settlement
+        headers = _attempt_headers(answer.attempt)
+        headers.append((b"x-kairos-cost-nano-usd", b"%d" % settlement.cost))
+        used = settlement.usage.input_tokens + settlement.usage.output_tokens
+        return Served(answer.reply.body, headers, used, answer.provider_seconds)
 
-    async def open(self, ask: Ask, caller: Caller, completion_id: UUID) -> Streaming:
-        return await self._stream(ask, caller, completion_id, self._journal)
+    async def open(self, ask: Ask, caller: Caller, completion_id: UUID) -> Flow:
+        return _ProviderFlow(await self._stream(ask, caller, completion_id, self._journal))
 
     def label(self, model: str) -> str:
         """The model's name as a metric label: only names we know, so that labels stay bounded."""
@@ -68,3 +134,10 @@ class Completions:
 
     def unknown_model(self, name: str) -> Explanation:
         return explain(ModelNotFound(name)) or INTERNAL
+
+
+def _attempt_headers(attempt: Attempt) -> list[Header]:
+    headers = [(b"x-kairos-deployment", attempt.deployment.name.encode())]
+    if attempt.degraded:
+        headers.append((b"x-kairos-degraded", attempt.degraded.encode()))
+    return headers

@@ -1,5 +1,6 @@
 """Who calls /v1, and whether they may."""
 
+from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from kairos_router.application.explain_failure import Explanation
 from kairos_router.domain.ask import Caller
 from kairos_router.domain.lease import Scope
 from kairos_router.entrypoints import openai_errors as errors
+from kairos_router.entrypoints.openai_errors import Header
 from kairos_telemetry import current_trace_id, get_logger
 from kairos_web import AuditDenial, Problem
 
@@ -16,11 +18,12 @@ _log = get_logger(__name__)
 
 
 class Rejected(Exception):  # noqa: N818 - reads as the fact it states
-    """The caller is unknown, or may not do this; nothing was reserved."""
+    """The caller is unknown, or may not do this, or not now; nothing was reserved."""
 
-    def __init__(self, explanation: Explanation) -> None:
+    def __init__(self, explanation: Explanation, headers: Sequence[Header] = ()) -> None:
         super().__init__(explanation.code)
         self.explanation = explanation
+        self.headers = headers
 
 
 class Authenticates(Protocol):

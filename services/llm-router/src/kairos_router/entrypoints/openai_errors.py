@@ -1,5 +1,6 @@
 """OpenAI's error envelope."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -27,10 +28,12 @@ def envelope(
     return orjson.dumps({"error": error})
 
 
-def error_answer(explanation: Explanation, decision_id: UUID | None = None) -> ErrorAnswer:
+def error_answer(
+    explanation: Explanation, decision_id: UUID | None = None, *, headers: Sequence[Header] = ()
+) -> ErrorAnswer:
     """The answer to a caller. A provider's own error document passes through when it is one."""
     body = explanation.body if _is_error_document(explanation.body) else b""
-    headers: list[Header] = []
+    headers = list(headers)
     if explanation.retry_after:
         headers.append((b"retry-after", explanation.retry_after.encode("latin-1", "ignore")))
     if decision_id is not None:

@@ -1,0 +1,26 @@
+"""/v1/models: what a caller may ask for by name."""
+
+import orjson
+
+from kairos_router.entrypoints.completions import Completions
+from kairos_router.entrypoints.credentials import Rejected
+from kairos_router.entrypoints.exchange import OK, Exchange
+
+MODELS = "/v1/models"
+MODEL = "/v1/models/{model}"
+
+
+class Models:
+    def __init__(self, completions: Completions) -> None:
+        self._completions = completions
+
+    async def all(self, exchange: Exchange) -> None:
+        documents = list(self._completions.models().values())
+        await exchange.answer(OK, orjson.dumps({"object": "list", "data": documents}), [])
+
+    async def one(self, exchange: Exchange) -> None:
+        name = exchange.path.removeprefix(f"{MODELS}/")
+        document = self._completions.models().get(name)
+        if document is None:
+            raise Rejected(self._completions.unknown_model(name))
+        await exchange.answer(OK, orjson.dumps(document), [])
