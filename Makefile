@@ -22,6 +22,10 @@ setup: ## .venv with every locked dependency
 servers: # the environment, and the programs of RabbitMQ, PostgreSQL, Redis and nginx
 	@$(PYTHON) deploy/local/bootstrap.py --servers
 
+.PHONY: embedding
+embedding: ## the local embedding model (83 MB), for routes with a semantic cache
+	@$(PYTHON) deploy/local/bootstrap.py --embedding
+
 test-tools: # the same, and what only tests run: promtool, a browser
 	@$(PYTHON) deploy/local/bootstrap.py --tests
 

