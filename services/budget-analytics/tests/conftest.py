@@ -75,8 +75,10 @@ class Bench:
         bot: UUID | None = None,
         project: UUID | None = None,
         lease_id: UUID | None = None,
+        **more: UUID,
     ) -> GrantedLease:
-        chain = ScopeChain(self.organisation, project, bot)
+        """`more` names further scopes of the chain, as `contact_id`."""
+        chain = ScopeChain(self.organisation, project, bot, **more)
         wish = LeaseWish(holder, chain, want=want, need=want if need is None else need, lease_id=lease_id)
         return await self.cases.grant_lease(wish)
 
@@ -92,6 +94,7 @@ class Bench:
         project: UUID | None = None,
         model: str = "echo-1",
         started_at: datetime | None = None,
+        **more: Any,
     ) -> Usage:
         message = UsageRecordedV1.model_validate(
             {
@@ -114,6 +117,7 @@ class Bench:
                 "started_at": started_at or datetime.now(UTC),
                 "latency_ms": 12,
             }
+            | more
         )
         return Usage(uuid4(), self.organisation, message, traceparent=None)
 

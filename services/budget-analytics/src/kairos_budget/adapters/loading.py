@@ -16,7 +16,7 @@ from kairos_budget.domain.period import Period
 
 _BUDGET_COLUMNS = (
     "b.id, b.organisation_id, b.name, b.scope, b.scope_id, b.limit_nano, b.period, b.time_zone, b.thresholds,"
-    " b.active, b.version, b.created_at"
+    " b.active, b.version, b.created_at, b.model"
 )
 _BUDGETS_OF_SCOPES = text(f"""
 SELECT {_BUDGET_COLUMNS} FROM budgets b
@@ -50,8 +50,9 @@ FROM budget_periods p JOIN budgets b ON b.id = p.budget_id
 WHERE p.id = ANY(CAST(:ids AS uuid[])) ORDER BY p.id FOR UPDATE OF p
 """)  # noqa: S608 - composed of constants
 _LEASE_COLUMNS = (
-    "id, organisation_id, project_id, bot_id, holder, epoch, state, granted_nano, grants, accounted_nano,"
-    " expected_nano, reported_settled_nano, reported_open_nano, expires_at, suspend_after"
+    "id, organisation_id, project_id, bot_id, team_id, contact_id, api_key_id, model_id, holder, epoch,"
+    " state, granted_nano, grants, accounted_nano, expected_nano, reported_settled_nano,"
+    " reported_open_nano, expires_at, suspend_after"
 )
 _LOCK_LEASES = text(
     f"SELECT {_LEASE_COLUMNS} FROM leases WHERE id = ANY(CAST(:ids AS uuid[]))"  # noqa: S608 - constants
@@ -69,8 +70,8 @@ FROM lease_allocations a JOIN budget_periods p ON p.id = a.period_id
 WHERE a.lease_id = ANY(CAST(:ids AS uuid[])) ORDER BY a.lease_id, a.period_id
 """)
 _ATTEMPT_COLUMNS = (
-    "id, organisation_id, lease_id, project_id, bot_id, outcome, resolved_by, hold_nano, cost_nano, model,"
-    " input_tokens, output_tokens, price_version, started_at"
+    "id, organisation_id, lease_id, project_id, bot_id, team_id, contact_id, api_key_id, model_id, outcome,"
+    " resolved_by, hold_nano, cost_nano, model, input_tokens, output_tokens, price_version, started_at"
 )
 _LOCK_ATTEMPTS = text(
     f"SELECT {_ATTEMPT_COLUMNS} FROM attempts WHERE id = ANY(CAST(:ids AS uuid[]))"  # noqa: S608 - constants
@@ -97,6 +98,19 @@ def budget_of(row: Row[Any]) -> Budget:
         active=row.active,
         version=row.version,
         created_at=row.created_at,
+        model=row.model,
+    )
+
+
+def chain_of(row: Any) -> ScopeChain:
+    return ScopeChain(
+        row.organisation_id,
+        row.project_id,
+        row.bot_id,
+        row.team_id,
+        row.contact_id,
+        row.api_key_id,
+        row.model_id,
     )
 
 
@@ -141,7 +155,7 @@ async def _load_leases(
     for row in rows:
         book.leases[row.id] = Lease(
             id=row.id,
-            chain=ScopeChain(row.organisation_id, row.project_id, row.bot_id),
+            chain=chain_of(row),
             holder=row.holder,
             epoch=row.epoch,
             state=LeaseState(row.state),
@@ -167,7 +181,7 @@ async def lock_attempts(session: AsyncSession, book: Book, attempt_ids: Collecti
     for row in rows:
         book.attempts[row.id] = Attempt(
             id=row.id,
-            chain=ScopeChain(row.organisation_id, row.project_id, row.bot_id),
+            chain=chain_of(row),
             lease_id=row.lease_id,
             outcome=Outcome(row.outcome),
             resolved_by=ResolvedBy(row.resolved_by),

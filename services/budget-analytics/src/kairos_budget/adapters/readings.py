@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
+from kairos_budget.adapters.loading import chain_of
 from kairos_budget.adapters.tables import (
     AllocationRow,
     AttemptHoldRow,
@@ -264,6 +265,7 @@ def _budget_reading(row: Any) -> BudgetReading:
         active=found.active,
         version=found.version,
         created_at=found.created_at,
+        model=found.model,
     )
     if period is None:
         unopened = Balances(limit=found.limit_nano, available=found.limit_nano)
@@ -286,8 +288,7 @@ def _lease_reading(row: LeaseRow, held: int | None) -> LeaseReading:
         holder=row.holder,
         state=row.state,
         epoch=row.epoch,
-        project_id=row.project_id,
-        bot_id=row.bot_id,
+        chain=chain_of(row),
         granted_nano=row.granted_nano,
         held_nano=held or 0,
         accounted_nano=row.accounted_nano,

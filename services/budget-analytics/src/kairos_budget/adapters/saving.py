@@ -67,22 +67,32 @@ UPDATE budget_periods p SET limit_nano = given.limit_nano, available_nano = give
 FROM unnest({_unnest(_PERIOD)}) AS given ({_names(_PERIOD)}) WHERE p.id = given.id
 """)  # noqa: S608 - composed of constants
 
-_LEASE = _columns(
-    id="uuid",
+# In the order of ScopeChain.ids.
+_CHAIN = _columns(
     organisation_id="uuid",
     project_id="uuid",
     bot_id="uuid",
-    holder="text",
-    epoch="integer",
-    state="text",
-    granted_nano="bigint",
-    grants="integer",
-    accounted_nano="bigint",
-    expected_nano="bigint",
-    reported_settled_nano="bigint",
-    reported_open_nano="bigint",
-    expires_at="timestamptz",
-    suspend_after="timestamptz",
+    team_id="uuid",
+    contact_id="uuid",
+    api_key_id="uuid",
+    model_id="uuid",
+)
+_LEASE = (
+    _columns(id="uuid")
+    + _CHAIN
+    + _columns(
+        holder="text",
+        epoch="integer",
+        state="text",
+        granted_nano="bigint",
+        grants="integer",
+        accounted_nano="bigint",
+        expected_nano="bigint",
+        reported_settled_nano="bigint",
+        reported_open_nano="bigint",
+        expires_at="timestamptz",
+        suspend_after="timestamptz",
+    )
 )
 _UPSERT_LEASES = _insert(
     "leases",
@@ -116,21 +126,21 @@ _TRANSFER = _columns(
     attempt_id="uuid",
 )
 _INSERT_TRANSFERS = _insert("transfers", _TRANSFER)
-_ATTEMPT = _columns(
-    id="uuid",
-    organisation_id="uuid",
-    lease_id="uuid",
-    project_id="uuid",
-    bot_id="uuid",
-    outcome="text",
-    resolved_by="text",
-    hold_nano="bigint",
-    cost_nano="bigint",
-    model="text",
-    input_tokens="bigint",
-    output_tokens="bigint",
-    price_version="text",
-    started_at="timestamptz",
+_ATTEMPT = (
+    _columns(id="uuid")
+    + _CHAIN
+    + _columns(
+        lease_id="uuid",
+        outcome="text",
+        resolved_by="text",
+        hold_nano="bigint",
+        cost_nano="bigint",
+        model="text",
+        input_tokens="bigint",
+        output_tokens="bigint",
+        price_version="text",
+        started_at="timestamptz",
+    )
 )
 # Only an unknown attempt changes, once; a settled or released one is a fact.
 _UPSERT_ATTEMPTS = _insert(
@@ -175,6 +185,8 @@ _USAGE = _columns(
     project_id="uuid",
     bot_id="uuid",
     api_key_id="uuid",
+    team_id="uuid",
+    contact_id="uuid",
     model="text",
     deployment="text",
     provider="text",
@@ -233,9 +245,7 @@ async def _save_leases(session: AsyncSession, book: Book) -> None:
     rows = [
         (
             each.id,
-            each.chain.organisation_id,
-            each.chain.project_id,
-            each.chain.bot_id,
+            *each.chain.ids(),
             each.holder,
             each.epoch,
             each.state.value,
@@ -264,10 +274,8 @@ async def _save_attempts(session: AsyncSession, book: Book) -> None:
     rows = [
         (
             each.id,
-            each.chain.organisation_id,
+            *each.chain.ids(),
             each.lease_id,
-            each.chain.project_id,
-            each.chain.bot_id,
             each.outcome.value,
             each.resolved_by.value,
             each.hold,
@@ -301,6 +309,8 @@ async def append_usage(session: AsyncSession, usages: Sequence[Usage]) -> None:
             each.message.project_id,
             each.message.bot_id,
             each.message.api_key_id,
+            each.message.team_id,
+            each.message.contact_id,
             each.message.model,
             each.message.deployment,
             each.message.provider,

@@ -27,6 +27,7 @@ class BudgetRow(SQLModel, table=True):
     version: int
     created_at: datetime = Field(sa_type=_Instant)
     updated_at: datetime = Field(sa_type=_Instant)
+    model: str | None
 
 
 class PeriodRow(SQLModel, table=True):
@@ -57,6 +58,10 @@ class LeaseRow(SQLModel, table=True):
     organisation_id: UUID
     project_id: UUID | None
     bot_id: UUID | None
+    team_id: UUID | None
+    contact_id: UUID | None
+    api_key_id: UUID | None
+    model_id: UUID | None
     holder: str
     epoch: int
     state: str

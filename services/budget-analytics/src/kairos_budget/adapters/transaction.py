@@ -30,9 +30,9 @@ WHERE a.period_id = ANY(CAST(:ids AS uuid[])) AND a.leased_nano > 0 AND l.state 
 """)
 _INSERT_BUDGET = text("""
 INSERT INTO budgets (id, organisation_id, name, scope, scope_id, limit_nano, period, time_zone, thresholds,
-    active, version, created_at)
+    active, version, created_at, model)
 VALUES (:id, :organisation_id, :name, :scope, :scope_id, :limit_nano, :period, :time_zone,
-    CAST(:thresholds AS smallint[]), :active, :version, :created_at)
+    CAST(:thresholds AS smallint[]), :active, :version, :created_at, :model)
 """)
 _UPDATE_BUDGET = text("""
 UPDATE budgets SET name = :name, limit_nano = :limit_nano, thresholds = CAST(:thresholds AS smallint[]),
@@ -129,6 +129,7 @@ class PostgresTransaction:
                 "active": budget.active,
                 "version": budget.version,
                 "created_at": budget.created_at,
+                "model": budget.model,
             },
         )
 

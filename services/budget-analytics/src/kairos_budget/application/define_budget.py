@@ -29,6 +29,7 @@ class NewBudget:
     period: PeriodKind
     time_zone: str
     thresholds: tuple[int, ...]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class CreateBudget:
                 active=True,
                 version=1,
                 created_at=await tx.now(),
+                model=wish.model,
             )
             await tx.insert_budget(budget)
             _publish(tx, "budget.created", None, budget, context)
@@ -144,6 +146,7 @@ def _facts(budget: Budget) -> dict[str, Any]:
         "name": budget.name,
         "scope": budget.scope.value,
         "scope_id": str(budget.scope_id),
+        "model": budget.model,
         "limit_nano_usd": budget.limit_nano,
         "period": budget.period.value,
         "thresholds": list(budget.thresholds),

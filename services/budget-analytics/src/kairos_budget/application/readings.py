@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from kairos_budget.domain.budget import Bounds, Budget
+from kairos_budget.domain.budget import Bounds, Budget, ScopeChain
 from kairos_budget.domain.ledger import Balances
 
 GroupBy = Literal["model", "bot", "project", "day"]
@@ -39,8 +39,7 @@ class LeaseReading:
     holder: str
     state: str
     epoch: int
-    project_id: UUID | None
-    bot_id: UUID | None
+    chain: ScopeChain
     granted_nano: int
     held_nano: int
     accounted_nano: int

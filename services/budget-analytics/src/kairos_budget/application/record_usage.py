@@ -10,6 +10,7 @@ from kairos_budget.application.ports import Log, Meters, Money, Transaction, Usa
 from kairos_budget.domain.attempt import Attempt, Outcome, ResolvedBy
 from kairos_budget.domain.book import Book
 from kairos_budget.domain.budget import Bounds, Budget, ScopeChain, applicable, bounds
+from kairos_contracts.scopes import model_scope_id
 
 CONSUMER = "budget-analytics.usage"
 
@@ -82,7 +83,16 @@ def _held_periods(book: Book) -> set[UUID]:
 
 
 def _chain(usage: Usage) -> ScopeChain:
-    return ScopeChain(usage.organisation_id, usage.message.project_id, usage.message.bot_id)
+    message = usage.message
+    return ScopeChain(
+        usage.organisation_id,
+        message.project_id,
+        message.bot_id,
+        message.team_id,
+        message.contact_id,
+        message.api_key_id,
+        model_scope_id(message.model),
+    )
 
 
 def attempt_of(usage: Usage) -> Attempt:

@@ -16,6 +16,10 @@ class Scope(StrEnum):
     ORGANISATION = "organisation"
     PROJECT = "project"
     BOT = "bot"
+    TEAM = "team"
+    CONTACT = "contact"
+    API_KEY = "api_key"
+    MODEL = "model"
 
 
 class PeriodKind(StrEnum):
@@ -34,19 +38,37 @@ class ScopeKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScopeChain:
-    """The scopes one request spends in; a lease covers all of them at once."""
+    """The scopes one request spends in; a lease covers all of them at once.
+
+    `model_id` is made of the model's name: kairos_contracts.scopes.model_scope_id.
+    """
 
     organisation_id: UUID
     project_id: UUID | None = None
     bot_id: UUID | None = None
+    team_id: UUID | None = None
+    contact_id: UUID | None = None
+    api_key_id: UUID | None = None
+    model_id: UUID | None = None
+
+    def ids(self) -> tuple[UUID | None, ...]:
+        return (self.organisation_id, *(found for _, found in self.members()))
+
+    def members(self) -> tuple[tuple[Scope, UUID | None], ...]:
+        """Every kind of scope but the organisation, with the chain's own of that kind."""
+        return (
+            (Scope.PROJECT, self.project_id),
+            (Scope.BOT, self.bot_id),
+            (Scope.TEAM, self.team_id),
+            (Scope.CONTACT, self.contact_id),
+            (Scope.API_KEY, self.api_key_id),
+            (Scope.MODEL, self.model_id),
+        )
 
     def scopes(self) -> tuple[ScopeKey, ...]:
-        keys = [ScopeKey(self.organisation_id, Scope.ORGANISATION, self.organisation_id)]
-        if self.project_id is not None:
-            keys.append(ScopeKey(self.organisation_id, Scope.PROJECT, self.project_id))
-        if self.bot_id is not None:
-            keys.append(ScopeKey(self.organisation_id, Scope.BOT, self.bot_id))
-        return tuple(keys)
+        organisation = ScopeKey(self.organisation_id, Scope.ORGANISATION, self.organisation_id)
+        members = ((scope, found) for scope, found in self.members() if found is not None)
+        return (organisation, *(ScopeKey(self.organisation_id, scope, found) for scope, found in members))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +84,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A limit on what one scope may spend per period. `version` counts the changes of the definition."""
+    """A limit on what one scope may spend per period. `version` counts the changes of the definition.
+
+    `model` is the name behind `scope_id` when a model is limited and was given by its name.
+    """
 
     id: UUID
     organisation_id: UUID
@@ -76,6 +101,7 @@ class Budget:
     active: bool
     version: int
     created_at: datetime
+    model: str | None = None
 
     @property
     def key(self) -> ScopeKey:

@@ -15,6 +15,7 @@ from kairos_budget.entrypoints.amounts import Amount, NanoAmount, UsdAmount
 from kairos_budget.entrypoints.paging import page_of
 from kairos_budget.entrypoints.use_cases import Cases, UseCases
 from kairos_contracts.permissions import Permission
+from kairos_contracts.scopes import model_scope_id
 from kairos_web import CurrentContext, CurrentOrganisation, Page, Paged, Problem, requires
 
 Name = Annotated[str, Field(min_length=1, max_length=120)]
@@ -51,11 +52,15 @@ class Limit(BaseModel):
 
 
 class BudgetIn(Limit):
-    """`scope_id` is the project's or bot's id; for the organisation's own budget it may be left out."""
+    """`scope_id` is the id of what is limited; for the organisation's own budget it may be left out.
+
+    A model has no id: name it in `model`, as its deployments do.
+    """
 
     name: Name
-    scope: Literal["organisation", "project", "bot"] = "organisation"
+    scope: Literal["organisation", "project", "team", "bot", "contact", "api_key", "model"] = "organisation"
     scope_id: UUID | None = None
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     period: Literal["day", "month", "total"] = "month"
     time_zone: Literal["UTC"] = "UTC"
     thresholds: Thresholds = list(DEFAULT_THRESHOLDS)
@@ -64,9 +69,15 @@ class BudgetIn(Limit):
     def _complete(self) -> Self:
         if self.limit is None:
             raise ValueError("a budget has a limit")
-        if self.scope != "organisation" and self.scope_id is None:
+        if (self.model is not None) != (self.scope == "model" and self.scope_id is None):
+            raise ValueError("a budget of scope model names it in model or scope_id, others do not")
+        if self.scope not in {"organisation", "model"} and self.scope_id is None:
             raise ValueError(f"name the {self.scope} in scope_id")
         return self
+
+    @property
+    def limited(self) -> UUID | None:
+        return self.scope_id if self.model is None else model_scope_id(self.model)
 
 
 class BudgetPatch(Limit):
@@ -98,6 +109,7 @@ class BudgetOut(BaseModel):
     name: str
     scope: Scope
     scope_id: UUID
+    model: str | None
     limit: Amount
     period: PeriodKind
     time_zone: str
@@ -114,6 +126,7 @@ class BudgetOut(BaseModel):
             name=budget.name,
             scope=budget.scope,
             scope_id=budget.scope_id,
+            model=budget.model,
             limit=Amount.of(budget.limit_nano),
             period=budget.period,
             time_zone=budget.time_zone,
@@ -162,11 +175,12 @@ async def create(
     wish = NewBudget(
         name=body.name,
         scope=Scope(body.scope),
-        scope_id=body.scope_id or organisation_id,
+        scope_id=body.limited or organisation_id,
         limit_nano=body.limit or 0,
         period=PeriodKind(body.period),
         time_zone=body.time_zone,
         thresholds=tuple(body.thresholds),
+        model=body.model,
     )
     budget = await cases.create_budget(organisation_id, wish, context)
     return await _found(cases, organisation_id, budget.id)

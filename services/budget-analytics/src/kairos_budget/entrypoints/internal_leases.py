@@ -35,6 +35,10 @@ class LeaseIn(In):
     organisation_id: UUID
     project_id: UUID | None = None
     bot_id: UUID | None = None
+    team_id: UUID | None = None
+    contact_id: UUID | None = None
+    api_key_id: UUID | None = None
+    model_id: UUID | None = None
     want_nano: Annotated[int, Field(ge=1, le=MAX_NANO)]
     need_nano: Annotated[int, Field(ge=1, le=MAX_NANO)]
     lease_id: UUID | None = None
@@ -44,6 +48,17 @@ class LeaseIn(In):
         if self.need_nano > self.want_nano:
             raise ValueError("need_nano is at most want_nano")
         return self
+
+    def chain(self) -> ScopeChain:
+        return ScopeChain(
+            self.organisation_id,
+            self.project_id,
+            self.bot_id,
+            self.team_id,
+            self.contact_id,
+            self.api_key_id,
+            self.model_id,
+        )
 
 
 class LeaseOut(BaseModel):
@@ -121,7 +136,7 @@ router = APIRouter(
 async def grant(cases: Cases, body: LeaseIn) -> LeaseOut:
     wish = LeaseWish(
         holder=body.holder,
-        chain=ScopeChain(body.organisation_id, body.project_id, body.bot_id),
+        chain=body.chain(),
         want=body.want_nano,
         need=body.need_nano,
         lease_id=body.lease_id,

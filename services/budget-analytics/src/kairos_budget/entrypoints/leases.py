@@ -23,6 +23,10 @@ class LeaseListed(BaseModel):
     epoch: int
     project_id: UUID | None
     bot_id: UUID | None
+    team_id: UUID | None
+    contact_id: UUID | None
+    api_key_id: UUID | None
+    model_id: UUID | None
     unlimited: bool
     granted: Amount
     held: Amount
@@ -38,8 +42,12 @@ class LeaseListed(BaseModel):
             holder=row.holder,
             state=LeaseState(row.state),
             epoch=row.epoch,
-            project_id=row.project_id,
-            bot_id=row.bot_id,
+            project_id=row.chain.project_id,
+            bot_id=row.chain.bot_id,
+            team_id=row.chain.team_id,
+            contact_id=row.chain.contact_id,
+            api_key_id=row.chain.api_key_id,
+            model_id=row.chain.model_id,
             unlimited=row.unlimited,
             granted=Amount.of(row.granted_nano),
             held=Amount.of(row.held_nano),
