@@ -315,7 +315,7 @@ base_url = "{first}"
 price = {{ input = 100, output = 400 }}
 context_window = 32_000
 max_output_tokens = 256
-capabilities = ["streaming", "tools", "json", "vision"]
+capabilities = ["streaming", "tools", "json", "json_schema", "vision"]
 timeouts = {{ connect = {patience}, first_byte = {patience}, idle = {patience} }}
 
 [deployments.second]
@@ -325,7 +325,7 @@ base_url = "{second}"
 price = {{ input = 50, output = 200 }}
 context_window = 32_000
 max_output_tokens = 256
-capabilities = ["streaming", "tools", "json", "vision"]
+capabilities = ["streaming", "tools", "json", "json_schema", "vision"]
 timeouts = {{ connect = {patience}, first_byte = {patience}, idle = {patience} }}
 
 [deployments.free]

@@ -55,7 +55,7 @@ def test_the_worst_case_covers_every_usage_within_its_bounds(
 
 @given(prices, tokens, amounts)
 def test_an_affordable_answer_fits_and_one_token_more_does_not(price: Price, read: int, amount: int) -> None:
-    output = affordable_output(price, read, amount)
+    output = affordable_output(price, Bounds(read, 0), amount)
     if output:
         assert worst_case(price, Bounds(read, output)) <= amount
         assert worst_case(price, Bounds(read, output + 1)) > amount

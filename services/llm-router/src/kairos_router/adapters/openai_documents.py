@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
 from kairos_router.domain.pricing import Usage
 
@@ -26,23 +27,6 @@ def request_body(call: ProviderCall, *, stream: bool) -> bytes:
     if stream:
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return orjson.dumps(body)
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def read_usage(document: Mapping[str, Any]) -> Usage | None:
-    """The usage of an answer, or None when it is missing or can't be true."""
-    usage = document.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if prompt is None or completion is None or prompt + completion == 0:
-        return None
-    details = usage.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(prompt, completion, cached or 0)
 
 
 def parse_answer(body: bytes) -> Mapping[str, Any]:
@@ -88,7 +72,7 @@ class EventTail:
         if not events:
             return b""
         self._keep(events)
-        if events.rstrip().endswith(b"[DONE]"):
+        if self._ends(events):
             self.finished = True
         if _USAGE.search(events) or b'"error"' in events:
             return self._inspect(events)
@@ -120,7 +104,13 @@ class EventTail:
     def _count_kept(self) -> None:
         kept, self._uncounted, self._uncounted_size = b"".join(self._uncounted), [], 0
         for _, data in _split(kept):
-            self._content_bytes += _content_size(_document(data))
+            self._content_bytes += self._content_size(_document(data))
+
+    def _ends(self, events: bytes) -> bool:
+        return events.rstrip().endswith(b"[DONE]")
+
+    def _content_size(self, document: Any) -> int:
+        return _content_size(document)
 
     def _inspect(self, events: bytes) -> bytes:
         passed = []
@@ -157,6 +147,11 @@ def _split(events: bytes) -> list[tuple[bytes, bytes]]:
         data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
         found.append((event, data))
     return found
+
+
+def event_documents(events: bytes) -> list[Any]:
+    """The parsed data of whole events, None for what is no JSON."""
+    return [_document(data) for _, data in _split(events)]
 
 
 def _document(data: bytes) -> Any:

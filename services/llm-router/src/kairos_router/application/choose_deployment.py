@@ -7,7 +7,7 @@ from uuid import UUID
 
 from kairos_router.application.hold_money import Wallet
 from kairos_router.application.ports import BudgetExceeded, BudgetUnavailable, CatalogueSource
-from kairos_router.domain.ask import Ask, Caller, bounds_on, hold_on
+from kairos_router.domain.ask import Ask, Caller, hold_on
 from kairos_router.domain.attempt import Hold
 from kairos_router.domain.breaker import Breaker
 from kairos_router.domain.catalogue import Deployment
@@ -105,7 +105,6 @@ class Chooser:
     ) -> Chosen | None:
         """The rung in full, or clamped to what remains, or None with the reasons in `steps`."""
         wanted: Rung | None = rung
-        input_bound = bounds_on(ask, rung.deployment, rung.max_tokens).input_tokens
         for _ in range(2):
             if wanted is None:
                 break
@@ -128,7 +127,7 @@ class Chooser:
                         budget_decision_id=refusal.decision_id,
                     )
                 )
-                wanted = clamped(ask, rung, input_bound, refusal.remaining)
+                wanted = clamped(ask, rung, refusal.remaining)
         return None
 
 

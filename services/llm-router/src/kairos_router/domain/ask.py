@@ -7,7 +7,18 @@ from uuid import UUID
 
 from kairos_router.domain.catalogue import Capability, Deployment
 from kairos_router.domain.lease import Scope
-from kairos_router.domain.pricing import Bounds, Usage, worst_case
+from kairos_router.domain.pricing import (
+    AUDIO_IN,
+    AUDIO_OUT,
+    CACHE_WRITES,
+    IMAGES_IN,
+    IMAGES_OUT,
+    PLAIN,
+    STANDARD,
+    Bounds,
+    Usage,
+    worst_case,
+)
 
 # English text has about four bytes a token; three leave a third as margin, and hold for most scripts.
 BYTES_PER_TOKEN = 3
@@ -15,7 +26,12 @@ BYTES_PER_TOKEN = 3
 BYTES_PER_TOKEN_AT_MOST = 4
 ESTIMATE_MARGIN_TOKENS = 8
 MAX_CHOICES = 128
+# The most calls of a paid tool one request may make, unless it names a smaller number itself.
+MAX_TOOL_CALLS = 16
 
+# A request's claim on money that runs short, smallest first: a batch stops before a customer does.
+Priority = Literal["batch", "normal", "interactive"]
+PRIORITIES: tuple[Priority, ...] = ("batch", "normal", "interactive")
 # What a provider is asked to do; the words of usage records.
 Operation = Literal["chat", "responses", "embeddings"]
 
@@ -30,10 +46,16 @@ class InvalidAsk(ValueError):  # noqa: N818 - reads as the fact it states
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """On whose account a completion runs."""
+    """On whose account a completion runs.
+
+    `priority` None takes the route's. `affinity` is whose requests a sticky route keeps on one deployment:
+    a conversation, a contact or a key.
+    """
 
     scope: Scope
     api_key_id: UUID | None = None
+    priority: Priority | None = None
+    affinity: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,8 @@ class Ask:
     `inputs` counts the texts of an embeddings request, each of which has the context window to itself;
     `longest` is the size of the longest, None where all of the request shares one window.
     `native` names the parameter that only a provider with the operation's own API can serve.
+    `kinds` says which dearer kinds of tokens the request can cause (see pricing), `tool_calls` the most
+    calls of paid tools, `service` the service tier asked for.
     """
 
     model: str
@@ -59,6 +83,9 @@ class Ask:
     inputs: int = 1
     longest: int | None = None
     native: str | None = None
+    kinds: int = PLAIN
+    tool_calls: tuple[tuple[str, int], ...] = ()
+    service: str = STANDARD
 
 
 def _positive(payload: Mapping[str, Any], name: str, most: int | None = None) -> int | None:
@@ -71,26 +98,82 @@ def _positive(payload: Mapping[str, Any], name: str, most: int | None = None) ->
     return value
 
 
-def _images(messages: Sequence[Any]) -> int:
-    parts = (
-        part
-        for message in messages
-        if isinstance(message.get("content"), list)
-        for part in message["content"]
-        if isinstance(part, dict)
-    )
-    return sum(1 for part in parts if part.get("type") in {"image_url", "input_image"})
+_PART_KINDS = {
+    "image_url": IMAGES_IN,
+    "input_image": IMAGES_IN,
+    "input_audio": AUDIO_IN,
+    "audio_url": AUDIO_IN,
+}
 
 
-def _needs(payload: Mapping[str, Any], images: int, *, stream: bool) -> frozenset[Capability]:
+def kinds_of_parts(messages: Sequence[Any]) -> tuple[int, int]:
+    """Which dearer kinds of input the messages hold, and how many images."""
+    kinds = images = 0
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, list):
+            continue
+        for part in content:
+            kind = _PART_KINDS.get(str(part.get("type")), PLAIN) if isinstance(part, dict) else PLAIN
+            images += kind == IMAGES_IN
+            kinds |= kind
+    return kinds, images
+
+
+def kinds_of_answer(payload: Mapping[str, Any]) -> int:
+    """Which dearer kinds of output the request asks for."""
+    modalities = payload.get("modalities")
+    if not isinstance(modalities, list):
+        return PLAIN
+    return (AUDIO_OUT if "audio" in modalities else 0) | (IMAGES_OUT if "image" in modalities else 0)
+
+
+def service_of(payload: Mapping[str, Any]) -> str:
+    """The service tier asked for. What nobody has a rate for costs the standard rate."""
+    tier = payload.get("service_tier")
+    return tier if isinstance(tier, str) and tier in {"batch", "flex", "priority"} else STANDARD
+
+
+def paid_tools(payload: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Tools the provider runs and charges by the call, with the most calls the request allows."""
+    found: dict[str, int] = {}
+    options = payload.get("web_search_options")
+    if isinstance(options, dict):
+        found[f"web_search.{options.get('search_context_size') or 'medium'}"] = 1
+    tools = payload.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        name = next((name for name in _PAID_TOOLS if isinstance(kind, str) and kind.startswith(name)), None)
+        if name is None:
+            continue
+        if name == "web_search":
+            name = f"web_search.{tool.get('search_context_size') or 'medium'}"
+        most = tool.get("max_uses") or payload.get("max_tool_calls")
+        bounded = isinstance(most, int) and not isinstance(most, bool) and most > 0
+        found[name] = max(found.get(name, 0), int(most) if bounded and most else MAX_TOOL_CALLS)
+    return tuple(found.items())
+
+
+_PAID_TOOLS = ("web_search", "file_search", "code_interpreter")
+
+
+def _needs(payload: Mapping[str, Any], kinds: int, *, stream: bool) -> frozenset[Capability]:
     response_format = payload.get("response_format")
+    form = response_format.get("type") if isinstance(response_format, dict) else None
+    if not (kinds or form or stream or payload.get("tools")):
+        return _NOTHING
     wanted = {
         Capability.TOOLS: bool(payload.get("tools")),
-        Capability.VISION: images > 0,
-        Capability.JSON: isinstance(response_format, dict) and response_format.get("type") != "text",
+        Capability.VISION: bool(kinds & IMAGES_IN),
+        Capability.AUDIO: bool(kinds & (AUDIO_IN | AUDIO_OUT)),
+        Capability.JSON: form is not None and form != "text",
+        Capability.JSON_SCHEMA: form == "json_schema",
         Capability.STREAMING: stream,
     }
     return frozenset(capability for capability, needed in wanted.items() if needed)
+
+
+_NOTHING: frozenset[Capability] = frozenset()
 
 
 def parse_ask(payload: object, size: int) -> Ask:
@@ -110,7 +193,8 @@ def parse_ask(payload: object, size: int) -> Ask:
     if options is not None and not isinstance(options, dict):
         raise InvalidAsk("'stream_options' must be an object", "stream_options")
     limits = [_positive(payload, name) for name in ("max_tokens", "max_completion_tokens")]
-    images = _images(messages)
+    kinds, images = kinds_of_parts(messages)
+    kinds |= kinds_of_answer(payload)
     return Ask(
         model=model,
         payload=payload,
@@ -120,7 +204,10 @@ def parse_ask(payload: object, size: int) -> Ask:
         stream=stream,
         include_usage=bool(options and options.get("include_usage")),
         images=images,
-        needs=_needs(payload, images, stream=stream),
+        needs=_needs(payload, kinds, stream=stream),
+        kinds=kinds,
+        tool_calls=paid_tools(payload),
+        service=service_of(payload),
     )
 
 
@@ -134,7 +221,24 @@ def max_tokens_on(ask: Ask, deployment: Deployment) -> int:
 def bounds_on(ask: Ask, deployment: Deployment, max_tokens: int) -> Bounds:
     """The most tokens the attempt can use. A provider refuses input above its context window."""
     text = ask.size + ask.images * deployment.image_tokens + deployment.input_margin
-    return Bounds(min(text, deployment.context_window * ask.inputs), max_tokens * ask.choices)
+    kinds = ask.kinds
+    if deployment.price.charges_cache_writes and mentions(ask.payload, "cache_control"):
+        kinds |= CACHE_WRITES
+    return Bounds(
+        min(text, deployment.context_window * ask.inputs),
+        max_tokens * ask.choices,
+        kinds,
+        ask.images,
+        ask.tool_calls,
+        ask.service,
+    )
+
+
+def mentions(document: object, name: str) -> bool:
+    """Whether the name is a key anywhere in the document."""
+    if isinstance(document, Mapping):
+        return name in document or any(mentions(value, name) for value in document.values())
+    return isinstance(document, list) and any(mentions(each, name) for each in document)
 
 
 def hold_on(ask: Ask, deployment: Deployment, max_tokens: int) -> int:

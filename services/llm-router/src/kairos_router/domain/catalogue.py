@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from kairos_router.domain.pricing import Price
+
+Auth = Literal["bearer", "api-key", "none"]
 
 
 class Capability(StrEnum):
@@ -14,6 +17,8 @@ class Capability(StrEnum):
     TOOLS = "tools"
     VISION = "vision"
     JSON = "json"
+    JSON_SCHEMA = "json_schema"
+    AUDIO = "audio"
     STREAMING = "streaming"
     EMBEDDINGS = "embeddings"
     RESPONSES = "responses"
@@ -30,6 +35,23 @@ class Timeouts:
     connect: float = 3.0
     first_byte: float = 60.0
     idle: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a provider departs from OpenAI's way to be called.
+
+    `path` follows the base address; `{operation}` is OpenAI's own path (chat/completions, embeddings,
+    responses) and `{model}` the deployment's model. `auth` is the header that carries the key.
+    `strip` names request fields the provider refuses. `options` go to the SDK of kind `litellm`.
+    """
+
+    path: str = "/{operation}"
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    auth: Auth = "bearer"
+    strip: frozenset[str] = frozenset()
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +78,7 @@ class Deployment:
     input_margin: int = 256
     latency_ms: int = 0
     timeouts: Timeouts = Timeouts()
+    dialect: Dialect = Dialect()
 
 
 @dataclass(frozen=True, slots=True)

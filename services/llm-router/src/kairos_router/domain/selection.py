@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kairos_router.domain.ask import BYTES_PER_TOKEN_AT_MOST, Ask, hold_on, max_tokens_on
+from kairos_router.domain.ask import BYTES_PER_TOKEN_AT_MOST, Ask, bounds_on, hold_on, max_tokens_on
 from kairos_router.domain.catalogue import Capability, Deployment
 from kairos_router.domain.pricing import affordable_output
 
@@ -74,9 +74,10 @@ def ladder(ask: Ask, deployments: Sequence[Deployment]) -> Iterator[Rung]:
     yield from free
 
 
-def clamped(ask: Ask, rung: Rung, input_bound: int, remaining: int) -> Rung | None:
+def clamped(ask: Ask, rung: Rung, remaining: int) -> Rung | None:
     """The rung with the output tokens `remaining` nano-USD allow, or None when too few to be useful."""
-    output = affordable_output(rung.deployment.price, input_bound, remaining) // ask.choices
+    bounds = bounds_on(ask, rung.deployment, rung.max_tokens)
+    output = affordable_output(rung.deployment.price, bounds, remaining) // ask.choices
     if output >= rung.max_tokens or output < min(LEAST_USEFUL_TOKENS, rung.max_tokens):
         return None
     return Rung(rung.deployment, output, rung.degraded or "budget.clamped")
