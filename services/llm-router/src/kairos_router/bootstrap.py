@@ -18,26 +18,31 @@ from kairos_persistence import Database, DatabaseUnavailable, create_engine
 from kairos_router.adapters.budget_client import BudgetClient
 from kairos_router.adapters.buffer import Buffer
 from kairos_router.adapters.genai import Traced
+from kairos_router.adapters.local_embeddings import LocalEmbeddings
+from kairos_router.adapters.minilm import MiniLM
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
 from kairos_router.adapters.postgres_completions import PostgresCompletions
 from kairos_router.adapters.postgres_decisions import PostgresDecisions
 from kairos_router.adapters.simulator import Simulator
 from kairos_router.adapters.toml_catalogue import FixedCatalogue, load_catalogue
+from kairos_router.adapters.translated_responses import TranslatedResponses
 from kairos_router.adapters.usage_journal import UsageJournal
 from kairos_router.application.answer_completion import AnswerCompletion
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.hold_money import LeasePolicy, Wallet
-from kairos_router.application.ports import Budgets
+from kairos_router.application.ports import Budgets, Provider
 from kairos_router.application.stream_chat import StreamChat
 from kairos_router.domain.decision import Decision
 from kairos_router.entrypoints import consumers, management
 from kairos_router.entrypoints.chat import CHAT, Chat
 from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
+from kairos_router.entrypoints.embeddings import EMBEDDINGS, Embeddings
 from kairos_router.entrypoints.models import MODEL, MODELS, Models
 from kairos_router.entrypoints.openai_api import PREFIX, OpenAIApi
 from kairos_router.entrypoints.operations import Operation
+from kairos_router.entrypoints.responses import RESPONSES, Responses
 from kairos_router.entrypoints.worker import CompletionWorker
 from kairos_router.settings import Settings, environment
 from kairos_web import (
@@ -102,7 +107,12 @@ class Router:
         authority = budgets or BudgetClient(settings.budget_url, self.holder, tokens, self.session)
         self.wallet = Wallet(authority, policy)
         self.circuits = Circuits()
-        self.providers = {"simulator": Traced(Simulator()), "openai": Traced(OpenAIUpstream())}
+        self.embedder = MiniLM()
+        self.providers: dict[str, Provider] = {
+            "simulator": Traced(TranslatedResponses(Simulator())),
+            "openai": Traced(TranslatedResponses(OpenAIUpstream())),
+            "local": Traced(LocalEmbeddings(self.embedder)),
+        }
         self.usage = UsageJournal(self.bus, capacity=settings.usage_buffer)
         self.decisions = PostgresDecisions(self.database)
         self.refusals: Buffer[Decision] = Buffer("decisions", self.decisions.record, DECISIONS_WAITING)
@@ -165,6 +175,7 @@ class Router:
         await self.bus.stop(grace / 2)
         for provider in self.providers.values():
             await provider.close()
+        self.embedder.close()
         await self.session.close()
         await self.rate_limiter.close()
         await self.database.dispose()
@@ -219,6 +230,8 @@ def operations(router: Router) -> tuple[Operation, ...]:
     create, read = Permission.COMPLETIONS_CREATE, Permission.MODELS_READ
     return (
         Operation("POST", CHAT, create, Chat(router.completions), "chat"),
+        Operation("POST", RESPONSES, create, Responses(router.completions), "responses"),
+        Operation("POST", EMBEDDINGS, create, Embeddings(router.completions), "embeddings"),
         Operation("GET", MODELS, read, models.all),
         Operation("GET", MODEL, read, models.one),
     )

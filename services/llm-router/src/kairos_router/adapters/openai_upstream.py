@@ -7,7 +7,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from kairos_router.adapters.openai_documents import EventTail, parse_answer, read_usage, request_body
+from kairos_router.adapters.operations import WIRES, address, encode, fixed_headers
 from kairos_router.application.ports import (
     Fault,
     ProviderCall,
@@ -33,10 +33,8 @@ class _Line:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self.url = URL(deployment.base_url.rstrip("/") + "/chat/completions")
-        self.headers = CIMultiDict({"Content-Type": "application/json", "Accept-Encoding": "identity"})
-        if deployment.api_key:
-            self.headers["Authorization"] = f"Bearer {deployment.api_key}"
+        self.urls = {operation: URL(address(deployment, operation), encoded=True) for operation in WIRES}
+        self.headers = CIMultiDict(fixed_headers(deployment))
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=deployment.timeouts.connect),
@@ -86,8 +84,7 @@ class OpenAIUpstream:
             # The caller is gone; closing the connection is what tells the provider to stop.
             response.close()
             raise
-        document = parse_answer(body)
-        return ProviderReply(body, document, read_usage(document))
+        return WIRES[call.operation].reply(body)
 
     async def open_stream(self, call: ProviderCall) -> ProviderStream:
         response = await self._send(call, stream=True)
@@ -124,7 +121,7 @@ class OpenAIUpstream:
         try:
             async with asyncio.timeout(deployment.timeouts.first_byte):
                 response = await line.session.post(
-                    line.url, data=request_body(call, stream=stream), headers=headers
+                    line.urls[call.operation], data=encode(call, stream=stream), headers=headers
                 )
         except (TimeoutError, aiohttp.ClientError) as error:
             raise _reached(error) from None
@@ -147,7 +144,7 @@ class UpstreamStream:
 
     def __init__(self, response: aiohttp.ClientResponse, call: ProviderCall) -> None:
         self._response = response
-        self._tail = EventTail(include_usage=call.include_usage)
+        self._tail = WIRES[call.operation].tail(call)
         self._idle = call.deployment.timeouts.idle
 
     @property

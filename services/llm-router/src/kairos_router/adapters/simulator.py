@@ -1,18 +1,21 @@
 """The built-in deployment that answers without a provider: deterministic, with its own usage."""
 
 import asyncio
+import math
 from collections.abc import Iterator
-from hashlib import blake2b
+from hashlib import blake2b, shake_128
 from typing import Any
 
 import orjson
 
+from kairos_router.adapters.embedding_documents import embeddings_reply, require_dimensions, texts_of
 from kairos_router.application.ports import ProviderCall, ProviderReply, ProviderStream
 from kairos_router.domain.pricing import Usage
 
 BYTES_PER_TOKEN = 4
 # A fixed time makes the same request give the same bytes.
 CREATED = 1_767_225_600
+DIMENSIONS = 64
 
 
 def _tokens(text: str) -> int:
@@ -54,9 +57,27 @@ class _Reply:
         }
 
 
+def _vector(text: str) -> list[float]:
+    """The sum of a direction per word, of length 1: texts that share words are near each other."""
+    total = [0.0] * DIMENSIONS
+    for word in text.lower().split() or [text]:
+        for at, byte in enumerate(shake_128(word.encode()).digest(DIMENSIONS)):
+            total[at] += byte - 127.5
+    length = math.hypot(*total)
+    return [value / length for value in total]
+
+
+def _embeddings(call: ProviderCall) -> ProviderReply:
+    texts = texts_of(call)
+    require_dimensions(call, DIMENSIONS)
+    return embeddings_reply(call, [_vector(text) for text in texts], max(1, sum(map(_tokens, texts))))
+
+
 class Simulator:
     async def complete(self, call: ProviderCall) -> ProviderReply:
         await _think(call)
+        if call.operation == "embeddings":
+            return _embeddings(call)
         reply = _Reply(call)
         choice = {
             "index": 0,

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kairos_router.domain.catalogue import Capability, Catalogue, Deployment, Route, Timeouts
+from kairos_router.domain.catalogue import (
+    Auth,
+    Capability,
+    Catalogue,
+    Deployment,
+    Dialect,
+    Route,
+    Timeouts,
+)
 from kairos_router.domain.pricing import TOKENS_PER_PRICE, Price
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -42,7 +50,7 @@ class _TimeoutSection(_Section):
 
 
 class _DeploymentSection(_Section):
-    kind: Literal["simulator", "openai"]
+    kind: Literal["simulator", "openai", "litellm", "local"]
     model: str
     price: _PriceSection
     provider: str = "openai"
@@ -56,6 +64,12 @@ class _DeploymentSection(_Section):
     image_tokens: int = Field(2_048, gt=0)
     latency_ms: int = Field(0, ge=0)
     timeouts: _TimeoutSection = _TimeoutSection()
+    path: str = "/{operation}"
+    query: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    auth: Auth = "bearer"
+    strip: frozenset[str] = frozenset()
+    options: dict[str, str] = {}
 
 
 class _RouteSection(_Section):
@@ -96,6 +110,20 @@ def _price(section: _PriceSection, version: str) -> Price:
     )
 
 
+def _dialect(section: _DeploymentSection, environment: Mapping[str, str]) -> Dialect:
+    def pairs(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        return tuple((name, _expand(value, environment)) for name, value in values.items())
+
+    return Dialect(
+        path=section.path,
+        query=pairs(section.query),
+        headers=pairs(section.headers),
+        auth=section.auth,
+        strip=section.strip,
+        options=pairs(section.options),
+    )
+
+
 def _deployment(
     name: str, section: _DeploymentSection, version: str, environment: Mapping[str, str]
 ) -> Deployment | None:
@@ -108,6 +136,7 @@ def _deployment(
     try:
         base_url = _expand(section.base_url, environment)
         model = _expand(section.model, environment)
+        dialect = _dialect(section, environment)
     except _Unset:
         return None
     if section.kind == "openai" and not base_url.startswith(("http://", "https://")):
@@ -127,6 +156,7 @@ def _deployment(
         image_tokens=section.image_tokens,
         latency_ms=section.latency_ms,
         timeouts=Timeouts(**section.timeouts.model_dump()),
+        dialect=dialect,
     )
 
 

@@ -1,6 +1,6 @@
 """/v1/chat/completions: the answer whole, or piece by piece."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 from uuid import UUID
 
@@ -33,25 +33,31 @@ class Chat:
         await exchange.count(tokens_in(ask.size) + (ask.max_tokens or 0) * ask.choices)
         caller = exchange.known_caller
         if ask.stream:
-            await _stream(exchange, await self._answers.open(ask, caller, exchange.completion_id))
+            await send_flow(exchange, await self._answers.open(ask, caller, exchange.completion_id))
             return
         served = await self._answers.complete(ask, caller, exchange.completion_id)
         exchange.provider_seconds, exchange.tokens = served.provider_seconds, served.tokens
         await exchange.answer(OK, served.body, served.headers)
 
 
-async def _stream(exchange: Exchange, flow: Flow) -> None:
+def _broken_off() -> bytes:
+    body = errors.envelope("The provider broke off the answer", "server_error", "provider_error")
+    return b"data: " + body + b"\n\n"
+
+
+async def send_flow(exchange: Exchange, flow: Flow, broken_off: Callable[[], bytes] = _broken_off) -> None:
+    """Pass a stream on to its end. `broken_off` makes the event that says the provider has not finished."""
     exchange.provider_seconds = flow.time_to_first_token
     try:
         await exchange.begin_events(flow.headers)
-        await _pieces(exchange, flow)
+        await _pieces(exchange, flow, broken_off)
     finally:
         flow.abandon()
         exchange.tokens = flow.tokens
     await exchange.end_events()
 
 
-async def _pieces(exchange: Exchange, flow: Flow) -> None:
+async def _pieces(exchange: Exchange, flow: Flow, broken_off: Callable[[], bytes]) -> None:
     told = False
     try:
         while piece := await flow.next():
@@ -62,5 +68,4 @@ async def _pieces(exchange: Exchange, flow: Flow) -> None:
             await exchange.events(piece)
     except ProviderFailed as failure:
         exchange.outcome = failure.fault.value
-        body = errors.envelope("The provider broke off the answer", "server_error", "provider_error")
-        await exchange.events(b"data: " + body + b"\n\n")
+        await exchange.events(broken_off())
