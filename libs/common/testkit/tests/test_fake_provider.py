@@ -93,6 +93,50 @@ def test_embeddings_are_deterministic(client: openai.OpenAI) -> None:
     assert first.embedding == second.embedding != third.embedding
 
 
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}},
+}
+
+
+def test_it_calls_the_tools_that_are_named_and_reads_their_results(client: openai.OpenAI) -> None:
+    answer = ask(client, "weather in Lisbon", tools=[TOOL]).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    (call,) = answer.message.tool_calls or []
+    assert json.loads(call.function.arguments) == {"city": "weather in Lisbon"}
+    assert ask(client, "hello", tools=[TOOL]).choices[0].message.tool_calls is None
+    messages = [{"role": "tool", "tool_call_id": call.id, "content": "weather is fine"}]
+    after = client.chat.completions.create(model="fake-echo", messages=messages, tools=[TOOL])
+    assert after.choices[0].message.content == "echo: weather is fine"
+
+
+def test_an_answer_has_the_shape_that_was_asked_for(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"who": {"type": "string"}, "age": {"type": "integer"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    answer = ask(client, "Ada", response_format=wanted)
+    assert json.loads(answer.choices[0].message.content or "") == {"who": "Ada", "age": 7}
+
+
+def test_responses_are_answered_whole_and_as_events(
+    client: openai.OpenAI, fake_provider: FakeProvider
+) -> None:
+    whole = client.responses.create(model="fake-echo", input="hello there")
+    assert whole.output_text == "echo: hello there"
+    events = list(client.responses.create(model="fake-echo", input="hello there", stream=True))
+    assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert whole.usage is not None
+    assert {record.output_tokens for record in fake_provider.records} == {whole.usage.output_tokens}
+
+
+def test_the_usage_it_tells_can_be_a_lie(client: openai.OpenAI, fake_provider: FakeProvider) -> None:
+    fake_provider.fail(Fault(wrong_usage={"completion_tokens": 90_000}))
+    answer = ask(client)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 90_000
+    assert fake_provider.records[0].output_tokens == count_tokens("echo: hello there")
+
+
 def test_models_and_the_record_are_listed(client: openai.OpenAI, fake_provider: FakeProvider) -> None:
     ask(client)
     assert "fake-echo" in [model.id for model in client.models.list()]

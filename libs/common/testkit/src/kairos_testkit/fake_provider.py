@@ -12,20 +12,24 @@ import json
 import math
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from aiohttp import web
 
+from kairos_testkit.fake_answers import count_tokens, say
+from kairos_testkit.fake_chat import ChatAnswer, read_chat
+from kairos_testkit.fake_responses import ResponseAnswer, read_response
 from kairos_testkit.fake_server import FakeServer
 from kairos_testkit.faults_script import Fault, FaultScript
 
 ATTEMPT_HEADER: Final = "x-kairos-attempt-id"
 MODELS: Final = ("fake-echo", "fake-embedding")
 _OK: Final = 200
-_CHARACTERS_PER_TOKEN: Final = 4
+KEPT_REQUESTS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,13 @@ class ProviderRecord:
     fault: str | None
 
 
-def count_tokens(text: str) -> int:
-    """Four characters are a token: deterministic, so a test can compute the bill itself."""
-    return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
+@dataclass(frozen=True, slots=True)
+class ProviderRequest:
+    """A request as it came in, for tests of what is passed on."""
 
-
-def text_of(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return ""
+    path: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
 
 
 class FakeProvider(FakeServer):
@@ -68,6 +68,7 @@ class FakeProvider(FakeServer):
     ) -> None:
         super().__init__(port=port, host=host)
         self.records: list[ProviderRecord] = []
+        self.requests: deque[ProviderRequest] = deque(maxlen=KEPT_REQUESTS)
         self.script = FaultScript()
         self._delay_ms = delay_ms
         self._log_path = log
@@ -83,7 +84,9 @@ class FakeProvider(FakeServer):
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post("/v1/chat/completions", self._chat),
+            web.post("/v1/responses", self._responses),
             web.post("/v1/embeddings", self._embeddings),
+            web.post(r"/openai/deployments/{model}/{operation:chat/completions|embeddings}", self._azure),
             web.get("/v1/models", self._models),
             web.get("/_record", self._record),
             web.delete("/_record", self._forget),
@@ -102,53 +105,83 @@ class FakeProvider(FakeServer):
             self._log = None
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = await _json(request)
+        body = await self._body(request)
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             return _error(400, "messages is required")
-        last = text_of(messages[-1].get("content"))
-        attempt = request.headers.get(ATTEMPT_HEADER)
-        fault = self.script.take("chat", f"{attempt} {body.get('model')} {last}")
-        reply, finish = _reply(last, fault, body.get("max_completion_tokens") or body.get("max_tokens"))
-        status = fault.status if fault and fault.status else _OK
-        usage = {
-            "prompt_tokens": sum(count_tokens(text_of(message.get("content"))) for message in messages),
-            "completion_tokens": count_tokens(reply),
-        }
-        usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
-        self._book(request, body, last, usage, status, fault)
-        await self._wait(fault)
-        if status != _OK:
-            return _error(status, "scripted failure", fault.retry_after if fault else None)
-        answer = _Answer(f"chatcmpl-{len(self.records)}", str(body.get("model")), reply, finish, usage)
+        asked = read_chat(body)
+        fault = self.script.take(
+            "chat", f"{request.headers.get(ATTEMPT_HEADER)} {body.get('model')} {asked.last}"
+        )
+        said = say(asked, fault.reply if fault else None)
+        choices = body.get("n") or 1
+        usage = _usage("prompt_tokens", asked.prompt_tokens, "completion_tokens", said.tokens * choices)
+        refusal = await self._charged(request, body, asked.last, usage, fault)
+        if refusal is not None:
+            return refusal
+        answer = ChatAnswer(
+            f"chatcmpl-{len(self.records)}",
+            str(body.get("model")),
+            said,
+            _told(usage, fault),
+            choices=choices,
+            logprobs=bool(body.get("logprobs")),
+            legacy="functions" in body,
+        )
         if body.get("stream"):
             include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            pieces = answer.stream(include_usage=include_usage and not (fault and fault.omit_usage))
+            pieces = answer.stream(include_usage=include_usage)
             return await _send(request, pieces, "text/event-stream", fault)
-        return await _send(
-            request, answer.whole(with_usage=not (fault and fault.omit_usage)), "application/json", fault
-        )
+        return await _send(request, answer.whole(), "application/json", fault)
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request)
+        asked = read_response(body)
+        fault = self.script.take("responses", f"{request.headers.get(ATTEMPT_HEADER)} {asked.last}")
+        said = say(asked, fault.reply if fault else None)
+        usage = _usage("input_tokens", asked.prompt_tokens, "output_tokens", said.tokens)
+        refusal = await self._charged(request, body, asked.last, usage, fault)
+        if refusal is not None:
+            return refusal
+        details = {
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        }
+        told = _told(usage, fault)
+        number = f"{len(self.records)}"
+        answer = ResponseAnswer(number, body, said, None if told is None else details | told)
+        if body.get("stream"):
+            return await _send(request, answer.stream(), "text/event-stream", fault)
+        return await _send(request, answer.whole(), "application/json", fault)
+
+    async def _azure(self, request: web.Request) -> web.StreamResponse:
+        """Azure's way: deployment in the path, version in the query, key in a header of its own."""
+        if not request.query.get("api-version"):
+            return _error(404, "Resource not found")
+        if not request.headers.get("api-key"):
+            return _error(401, "Access denied due to missing subscription key")
+        operation = request.match_info["operation"]
+        return await {"chat/completions": self._chat, "embeddings": self._embeddings}[operation](request)
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
-        body = await _json(request)
-        given = body.get("input")
-        texts = [str(each) for each in given] if isinstance(given, list) else [str(given or "")]
+        body = await self._body(request)
+        texts = _inputs(body.get("input"))
         fault = self.script.take("embeddings", f"{request.headers.get(ATTEMPT_HEADER)} {' '.join(texts)}")
-        status = fault.status if fault and fault.status else _OK
-        tokens = sum(count_tokens(text) for text in texts)
-        usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
-        self._book(request, body, " ".join(texts), usage, status, fault)
-        await self._wait(fault)
-        if status != _OK:
-            return _error(status, "scripted failure", fault.retry_after if fault else None)
+        usage = _usage("prompt_tokens", sum(map(count_tokens, texts)), "completion_tokens", 0)
+        refusal = await self._charged(request, body, " ".join(texts), usage, fault)
+        if refusal is not None:
+            return refusal
         encode = body.get("encoding_format") == "base64"
         vectors = [_vector(text, int(body.get("dimensions") or 64)) for text in texts]
         data = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if encode else vector}
             for index, vector in enumerate(vectors)
         ]
-        del usage["completion_tokens"]
-        return web.json_response({"object": "list", "model": body.get("model"), "data": data, "usage": usage})
+        document = {"object": "list", "model": body.get("model"), "data": data}
+        told = _told(usage, fault)
+        if told is not None:
+            document["usage"] = {name: value for name, value in told.items() if name != "completion_tokens"}
+        return await _send(request, _whole(document), "application/json", fault)
 
     async def _models(self, _: web.Request) -> web.Response:
         data = [
@@ -181,6 +214,29 @@ class FakeProvider(FakeServer):
         self.script.clear()
         return web.Response(status=204)
 
+    async def _body(self, request: web.Request) -> dict[str, Any]:
+        body = await _json(request)
+        if "model" in request.match_info:
+            body.setdefault("model", request.match_info["model"])
+        self.requests.append(ProviderRequest(request.path_qs, dict(request.headers), body))
+        return body
+
+    async def _charged(
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        text: str,
+        usage: dict[str, int],
+        fault: Fault | None,
+    ) -> web.Response | None:
+        """Book the request and wait as scripted. The refusal, when one is scripted."""
+        status = fault.status if fault and fault.status else _OK
+        self._book(request, body, text, usage, status, fault)
+        await self._wait(fault)
+        if status == _OK:
+            return None
+        return _error(status, "scripted failure", fault.retry_after if fault else None)
+
     def _book(
         self,
         request: web.Request,
@@ -199,8 +255,8 @@ class FakeProvider(FakeServer):
             model=str(body.get("model")),
             stream=bool(body.get("stream")),
             text=text,
-            input_tokens=usage["prompt_tokens"],
-            output_tokens=usage["completion_tokens"],
+            input_tokens=usage.get("prompt_tokens", usage.get("input_tokens", 0)),
+            output_tokens=usage.get("completion_tokens", usage.get("output_tokens", 0)),
             billed=status == _OK,
             status=status,
             fault=_name(fault),
@@ -215,56 +271,30 @@ class FakeProvider(FakeServer):
             await asyncio.sleep(pause / 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    id: str
-    model: str
-    reply: str
-    finish: str
-    usage: dict[str, int]
-
-    async def whole(self, *, with_usage: bool) -> AsyncIterator[bytes]:
-        message = {"role": "assistant", "content": self.reply}
-        body: dict[str, Any] = {
-            "id": self.id,
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": self.model,
-            "choices": [{"index": 0, "message": message, "finish_reason": self.finish, "logprobs": None}],
-        }
-        if with_usage:
-            body["usage"] = self.usage
-        yield json.dumps(body).encode()
-
-    async def stream(self, *, include_usage: bool) -> AsyncIterator[bytes]:
-        yield self._chunk({"role": "assistant", "content": ""}, None)
-        for index, word in enumerate(self.reply.split(" ")):
-            yield self._chunk({"content": word if index == 0 else f" {word}"}, None)
-        yield self._chunk({}, self.finish)
-        if include_usage:
-            yield self._event({"choices": [], "usage": self.usage})
-        yield b"data: [DONE]\n\n"
-
-    def _chunk(self, delta: dict[str, str], finish: str | None) -> bytes:
-        return self._event(
-            {"choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]}
-        )
-
-    def _event(self, values: dict[str, Any]) -> bytes:
-        head = {
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": self.model,
-        }
-        return f"data: {json.dumps(head | values)}\n\n".encode()
+def _inputs(given: Any) -> list[str]:
+    """The texts; of token ids each is four characters, so that it is counted as one token."""
+    if isinstance(given, list) and given and isinstance(given[0], int):
+        given = [given]
+    items = given if isinstance(given, list) else [given or ""]
+    return [
+        "".join(f"{number % 10_000:04d}" for number in item) if isinstance(item, list) else str(item)
+        for item in items
+    ]
 
 
-def _reply(last: str, fault: Fault | None, max_tokens: Any) -> tuple[str, str]:
-    reply = fault.reply if fault and fault.reply is not None else f"echo: {last}"
-    if isinstance(max_tokens, int) and count_tokens(reply) > max_tokens:
-        return reply[: max_tokens * _CHARACTERS_PER_TOKEN], "length"
-    return reply, "stop"
+def _usage(given_name: str, given: int, made_name: str, made: int) -> dict[str, int]:
+    return {given_name: given, made_name: made, "total_tokens": given + made}
+
+
+def _told(usage: Mapping[str, Any], fault: Fault | None) -> dict[str, Any] | None:
+    """The usage as it is told: a script may keep it back, or lie."""
+    if fault is not None and fault.omit_usage:
+        return None
+    return {**usage, **(fault.wrong_usage if fault and fault.wrong_usage else {})}
+
+
+async def _whole(document: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    yield json.dumps(document).encode()
 
 
 def _name(fault: Fault | None) -> str | None:
@@ -272,7 +302,7 @@ def _name(fault: Fault | None) -> str | None:
         return None
     if fault.status:
         return f"status {fault.status}"
-    for name in ("drop", "garbage", "omit_usage", "cut_after_bytes", "delay_ms", "reply"):
+    for name in ("drop", "garbage", "omit_usage", "wrong_usage", "cut_after_bytes", "delay_ms", "reply"):
         if getattr(fault, name):
             return name
     return "none"

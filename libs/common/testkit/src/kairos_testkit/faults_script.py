@@ -17,6 +17,8 @@ class Fault:
     cut_after_bytes: int | None = None
     garbage: bool = False
     omit_usage: bool = False
+    # Told instead of the true figures, which are still what the record says.
+    wrong_usage: dict[str, Any] | None = None
     # Do the work, record it, then close without an answer: the caller cannot know.
     drop: bool = False
     # Only for this method of the Bot API, or this path of the provider.
