@@ -70,16 +70,62 @@ _CHARGED = (
 _RESOLVED_ONCE = text(f"""
 WITH touched AS (
     SELECT DISTINCT t.attempt_id FROM transfers t
-    WHERE t.attempt_id IS NOT NULL
+    WHERE t.attempt_id IS NOT NULL AND t.kind <> 'reversal'
         AND (CAST(:full AS boolean) OR t.created_at > clock_timestamp() - interval '5 minutes')
         AND t.sequence > CASE WHEN CAST(:full AS boolean) THEN 0 ELSE CAST(:since AS bigint) END
 )
 SELECT t.attempt_id, a.cost_nano AS stored, {_CHARGED}::bigint AS charged
 FROM touched JOIN transfers t USING (attempt_id) LEFT JOIN attempts a ON a.id = t.attempt_id
+WHERE t.kind <> 'reversal'
 GROUP BY t.attempt_id, t.period_id, a.cost_nano
 HAVING a.cost_nano IS DISTINCT FROM {_CHARGED}
 ORDER BY t.attempt_id LIMIT 1000
 """)  # noqa: S608 - composed of a constant
+# Attempts that were posted together: the header of a posting is what its attempts cost in sum, and that, no
+# more and no less, moved into settled of every period it names. An attempt has one row and names one posting,
+# so each moved its cost exactly once.
+_POSTED = text("""
+WITH looked AS (
+    SELECT * FROM postings
+    WHERE CAST(:full AS boolean) OR (created_at > clock_timestamp() - interval '5 minutes'
+        AND sequence > (SELECT coalesce(max(sequence), 0) FROM postings) - CAST(:recent AS bigint))
+), attempted AS (
+    SELECT p.id, count(a.id) AS attempts, coalesce(sum(a.cost_nano), 0) AS cost
+    FROM looked p LEFT JOIN attempts a ON a.posting_id = p.id AND a.outcome = 'settled' GROUP BY p.id
+), moved AS (
+    SELECT t.posting_id AS id, t.period_id,
+        sum(CASE WHEN t.target = 'settled' THEN t.amount_nano ELSE -t.amount_nano END) AS cost
+    FROM looked p JOIN transfers t ON t.posting_id = p.id GROUP BY 1, 2
+), owed AS (
+    SELECT id, unnest(period_ids) AS period_id, cost_nano FROM looked
+)
+SELECT 'posting_of_attempts' AS rule, p.id, p.cost_nano AS stored, a.cost::bigint AS recomputed
+FROM looked p JOIN attempted a USING (id) WHERE p.cost_nano <> a.cost OR p.attempts <> a.attempts
+UNION ALL
+SELECT 'posting_charged_once', id, coalesce(o.cost_nano, 0), coalesce(m.cost, 0)::bigint
+FROM owed o FULL JOIN moved m USING (id, period_id) WHERE o.cost_nano IS DISTINCT FROM m.cost
+ORDER BY 2, 1 LIMIT 1000
+""")
+# A settled attempt that cost something is either in a posting that exists or was moved by itself.
+_UNPOSTED = text("""
+SELECT a.id, a.cost_nano FROM attempts a
+WHERE a.cost_nano > 0 AND (CAST(:full AS boolean) OR a.recorded_at > clock_timestamp() - interval '5 minutes')
+    AND a.posting_id IS NOT NULL AND NOT EXISTS (SELECT FROM postings p WHERE p.id = a.posting_id)
+ORDER BY a.id LIMIT 1000
+""")
+_ADJUSTED = text("""
+WITH moved AS (
+    SELECT t.adjustment_id AS id, t.period_id,
+        sum(CASE WHEN t.target = 'settled' THEN t.amount_nano ELSE -t.amount_nano END) AS amount
+    FROM transfers t WHERE t.adjustment_id IS NOT NULL GROUP BY 1, 2
+), owed AS (
+    SELECT id, unnest(period_ids) AS period_id, amount_nano FROM adjustments
+)
+SELECT id, coalesce(o.amount_nano, 0) AS stored, coalesce(m.amount, 0)::bigint AS recomputed
+FROM owed o FULL JOIN moved m USING (id, period_id) WHERE o.amount_nano IS DISTINCT FROM m.amount
+ORDER BY id LIMIT 1000
+""")
+_RECENT_POSTINGS = 5_000
 _RECENT = 20_000
 _NEWEST = text("SELECT coalesce(max(sequence), 0) FROM transfers")
 
@@ -100,5 +146,20 @@ async def check(session: AsyncSession, *, full: bool) -> list[Finding]:
     resolved = await session.execute(_RESOLVED_ONCE, {"full": full, "since": max(newest - _RECENT, 0)})
     findings += [
         Finding("attempt_charged_once", row.attempt_id, row.stored or 0, row.charged) for row in resolved
+    ]
+    findings += await _postings(session, full=full)
+    return findings
+
+
+async def _postings(session: AsyncSession, *, full: bool) -> list[Finding]:
+    posted = await session.execute(_POSTED, {"full": full, "recent": _RECENT_POSTINGS})
+    findings = [Finding(row.rule, row.id, row.stored, row.recomputed) for row in posted]
+    findings += [
+        Finding("attempt_posted", row.id, row.cost_nano, 0)
+        for row in await session.execute(_UNPOSTED, {"full": full})
+    ]
+    findings += [
+        Finding("adjusted_once", row.id, row.stored, row.recomputed)
+        for row in await session.execute(_ADJUSTED)
     ]
     return findings

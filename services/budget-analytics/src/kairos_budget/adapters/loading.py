@@ -71,7 +71,8 @@ WHERE a.lease_id = ANY(CAST(:ids AS uuid[])) ORDER BY a.lease_id, a.period_id
 """)
 _ATTEMPT_COLUMNS = (
     "id, organisation_id, lease_id, project_id, bot_id, team_id, contact_id, api_key_id, model_id, outcome,"
-    " resolved_by, hold_nano, cost_nano, model, input_tokens, output_tokens, price_version, started_at"
+    " resolved_by, hold_nano, cost_nano, model, input_tokens, output_tokens, price_version, started_at,"
+    " series_id"
 )
 _LOCK_ATTEMPTS = text(
     f"SELECT {_ATTEMPT_COLUMNS} FROM attempts WHERE id = ANY(CAST(:ids AS uuid[]))"  # noqa: S608 - constants
@@ -172,6 +173,8 @@ async def _load_leases(
 
 
 async def lock_attempts(session: AsyncSession, book: Book, attempt_ids: Collection[UUID]) -> None:
+    if not attempt_ids:
+        return
     rows = (await session.execute(_LOCK_ATTEMPTS, {"ids": sorted(attempt_ids)})).all()
     if not rows:
         return
@@ -192,6 +195,7 @@ async def lock_attempts(session: AsyncSession, book: Book, attempt_ids: Collecti
             output_tokens=row.output_tokens,
             price_version=row.price_version,
             started_at=row.started_at,
+            series_id=row.series_id,
             holds=tuple(holds[row.id]),
         )
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    or_,
     select,
     tuple_,
 )
@@ -24,10 +25,12 @@ from kairos_budget.adapters.loading import chain_of
 from kairos_budget.adapters.tables import (
     AllocationRow,
     AttemptHoldRow,
+    AttemptRow,
     BudgetRow,
+    DayRow,
     LeaseRow,
     PeriodRow,
-    SpendRow,
+    SeriesRow,
     TransferRow,
 )
 from kairos_budget.application.readings import (
@@ -183,10 +186,18 @@ class PostgresReadings:
         for column, wanted in (
             (col(TransferRow.budget_id), budget_id),
             (col(TransferRow.lease_id), lease_id),
-            (col(TransferRow.attempt_id), attempt_id),
         ):
             if wanted is not None:
                 query = query.where(column == wanted)
+        if attempt_id is not None:
+            # Its own transfers, and those that moved its cost together with others'.
+            posting = select(col(AttemptRow.posting_id)).where(col(AttemptRow.id) == attempt_id)
+            query = query.where(
+                or_(
+                    col(TransferRow.attempt_id) == attempt_id,
+                    col(TransferRow.posting_id) == posting.scalar_subquery(),
+                )
+            )
         if part.after is not None:
             query = query.where(sequence < _number(part.after))
         query = query.order_by(sequence.desc()).limit(part.limit + 1)
@@ -199,19 +210,20 @@ class PostgresReadings:
     ) -> tuple[Sequence[SpendReading], Position | None]:
         key = _spend_key(group_by).label("key")
         sums = (
-            func.sum(col(SpendRow.cost_nano)).label("cost"),
-            func.sum(col(SpendRow.attempts)).label("attempts"),
-            func.sum(col(SpendRow.unknown_attempts)).label("unknown"),
-            func.sum(col(SpendRow.input_tokens)).label("input"),
-            func.sum(col(SpendRow.output_tokens)).label("output"),
+            func.sum(col(DayRow.cost_nano)).label("cost"),
+            func.sum(col(DayRow.attempts)).label("attempts"),
+            func.sum(col(DayRow.unknown_attempts)).label("unknown"),
+            func.sum(col(DayRow.input_tokens)).label("input"),
+            func.sum(col(DayRow.output_tokens)).label("output"),
         )
         query = (
             select(key, *sums)
+            .join(SeriesRow, col(SeriesRow.id) == col(DayRow.series_id))
             .where(
                 and_(
-                    col(SpendRow.organisation_id) == organisation_id,
-                    col(SpendRow.hour) >= datetime.combine(since, time(), UTC),
-                    col(SpendRow.hour) < datetime.combine(until, time(), UTC),
+                    col(DayRow.organisation_id) == organisation_id,
+                    col(DayRow.starts_at) >= datetime.combine(since, time(), UTC),
+                    col(DayRow.starts_at) < datetime.combine(until, time(), UTC),
                 )
             )
             .group_by(key)
@@ -323,6 +335,7 @@ def _transfer_reading(row: TransferRow) -> TransferReading:
         amount_nano=row.amount_nano,
         lease_id=row.lease_id,
         attempt_id=row.attempt_id,
+        posting_id=row.posting_id,
         created_at=row.created_at,
     )
 
@@ -330,10 +343,10 @@ def _transfer_reading(row: TransferRow) -> TransferReading:
 def _spend_key(group_by: GroupBy) -> Any:
     """Text that sorts; empty for spend without a bot or project."""
     if group_by == "model":
-        return col(SpendRow.model)
+        return col(SeriesRow.model)
     if group_by == "day":
-        return func.to_char(func.timezone("UTC", col(SpendRow.hour)), "YYYY-MM-DD")
-    column = col(SpendRow.bot_id) if group_by == "bot" else col(SpendRow.project_id)
+        return func.to_char(func.timezone("UTC", col(DayRow.starts_at)), "YYYY-MM-DD")
+    column = col(SeriesRow.bot_id) if group_by == "bot" else col(SeriesRow.project_id)
     return func.coalesce(cast(column, String), _NO_KEY)
 
 

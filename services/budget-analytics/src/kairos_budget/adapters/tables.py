@@ -1,11 +1,11 @@
 """The tables as SQLModel sees them, for reading. The migrations define them; a test compares both."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Column, DateTime, SmallInteger
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 _Instant = DateTime(timezone=True)
@@ -28,6 +28,10 @@ class BudgetRow(SQLModel, table=True):
     created_at: datetime = Field(sa_type=_Instant)
     updated_at: datetime = Field(sa_type=_Instant)
     model: str | None
+    window_hours: int | None
+    reserve_normal: int = Field(sa_type=SmallInteger)
+    reserve_interactive: int = Field(sa_type=SmallInteger)
+    index_version: int = Field(sa_type=BigInteger)
 
 
 class PeriodRow(SQLModel, table=True):
@@ -49,6 +53,16 @@ class PeriodRow(SQLModel, table=True):
     announced: list[int] = Field(sa_column=Column(ARRAY(SmallInteger), nullable=False))
     version: int = Field(sa_type=BigInteger)
     updated_at: datetime = Field(sa_type=_Instant)
+    refused_at: datetime | None = Field(sa_type=_Instant)
+
+
+class BucketRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "period_buckets"
+
+    period_id: UUID = Field(primary_key=True)
+    starts_at: datetime = Field(primary_key=True, sa_type=_Instant)
+    organisation_id: UUID
+    settled_nano: int = Field(sa_type=BigInteger)
 
 
 class LeaseRow(SQLModel, table=True):
@@ -75,6 +89,10 @@ class LeaseRow(SQLModel, table=True):
     suspend_after: datetime = Field(sa_type=_Instant)
     created_at: datetime = Field(sa_type=_Instant)
     updated_at: datetime = Field(sa_type=_Instant)
+    priority: str | None
+    index_version: int = Field(sa_type=BigInteger)
+    returned_nano: int = Field(sa_type=BigInteger)
+    open_holds: list[dict[str, Any]] = Field(sa_column=Column(JSONB, nullable=False))
 
 
 class AllocationRow(SQLModel, table=True):
@@ -112,18 +130,50 @@ class TransferRow(SQLModel, table=True):
     lease_id: UUID | None
     attempt_id: UUID | None
     created_at: datetime = Field(sa_type=_Instant)
+    posting_id: UUID | None
+    adjustment_id: UUID | None
 
 
-class SpendRow(SQLModel, table=True):
-    __tablename__: ClassVar[str] = "spend_hours"
+class AttemptRow(SQLModel, table=True):
+    """Only what lists ask for; attempts are written and locked by hand."""
+
+    __tablename__: ClassVar[str] = "attempts"
+
+    id: UUID = Field(primary_key=True)
+    posting_id: UUID | None
+
+
+class SeriesRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "usage_series"
+
+    id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    model: str
+    deployment: str
+    provider: str
+    bot_id: UUID | None
+    project_id: UUID | None
+    api_key_id: UUID | None
+    team_id: UUID | None
+
+
+class DayRow(SQLModel, table=True):
+    __tablename__: ClassVar[str] = "usage_days"
 
     organisation_id: UUID = Field(primary_key=True)
-    hour: datetime = Field(primary_key=True, sa_type=_Instant)
-    model: str = Field(primary_key=True)
-    bot_id: UUID | None = Field(default=None, primary_key=True, nullable=True)
-    project_id: UUID | None = Field(default=None, primary_key=True, nullable=True)
-    cost_nano: int = Field(sa_type=BigInteger)
+    starts_at: datetime = Field(primary_key=True, sa_type=_Instant)
+    series_id: UUID = Field(primary_key=True)
     attempts: int = Field(sa_type=BigInteger)
     unknown_attempts: int = Field(sa_type=BigInteger)
+    errors: int = Field(sa_type=BigInteger)
+    cache_hits: int = Field(sa_type=BigInteger)
+    cost_nano: int = Field(sa_type=BigInteger)
     input_tokens: int = Field(sa_type=BigInteger)
     output_tokens: int = Field(sa_type=BigInteger)
+    cached_input_tokens: int = Field(sa_type=BigInteger)
+    cache_write_tokens: int = Field(sa_type=BigInteger)
+    reasoning_tokens: int = Field(sa_type=BigInteger)
+    audio_input_tokens: int = Field(sa_type=BigInteger)
+    audio_output_tokens: int = Field(sa_type=BigInteger)
+    latency: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
+    first_token: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))

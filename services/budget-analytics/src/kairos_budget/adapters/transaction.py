@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from kairos_budget.adapters import checking, loading, saving
-from kairos_budget.application.ports import Usage
+from kairos_budget.adapters import checking, loading, rollups, saving
+from kairos_budget.application.ports import Claim, Usage
 from kairos_budget.application.readings import Finding
 from kairos_budget.domain.book import Book
 from kairos_budget.domain.budget import Bounds, Budget, ScopeKey
@@ -110,8 +110,11 @@ class PostgresTransaction:
     async def save(self, book: Book) -> None:
         await saving.save(self._session, book)
 
-    async def append_usage(self, usages: Sequence[Usage]) -> None:
-        await saving.append_usage(self._session, usages)
+    async def claim_attempts(self, claims: Sequence[Claim]) -> set[UUID]:
+        return await saving.claim_attempts(self._session, claims)
+
+    async def append_usage(self, counted: Sequence[Usage], told_again: Sequence[Usage]) -> None:
+        await rollups.append_usage(self._session, counted, told_again)
 
     async def insert_budget(self, budget: Budget) -> None:
         await self._session.execute(

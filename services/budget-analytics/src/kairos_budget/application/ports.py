@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from kairos_budget.application.readings import Finding
+from kairos_budget.domain.attempt import Attempt
 from kairos_budget.domain.book import Book, Timing
 from kairos_budget.domain.budget import Bounds, Budget, ScopeKey
 from kairos_contracts.llm.v1 import UsageRecordedV1
@@ -40,6 +41,14 @@ class Usage:
     organisation_id: UUID
     message: UsageRecordedV1
     traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An attempt as it is first reported, and the posting that moves its cost, if any does."""
+
+    attempt: Attempt
+    posting_id: UUID | None
 
 
 class Transaction(Protocol):
@@ -90,11 +99,18 @@ class Transaction(Protocol):
     async def count_holders(self, period_ids: Collection[UUID], besides: str) -> int:
         """How many other processes hold open leases on these periods."""
 
-    async def save(self, book: Book) -> None:
-        """Write everything that changed in the book."""
+    async def claim_attempts(self, claims: Sequence[Claim]) -> set[UUID]:
+        """Write attempts nobody reported before; returns their ids.
 
-    async def append_usage(self, usages: Sequence[Usage]) -> None:
-        """Keep the facts of attempts for analytics."""
+        An attempt another transaction is claiming is waited for. What is not returned exists already and is
+        not touched. Call it after `lock_leases` and before `lock_attempts`.
+        """
+
+    async def save(self, book: Book) -> None:
+        """Write everything that changed in the book, and tell analytics what it counts."""
+
+    async def append_usage(self, counted: Sequence[Usage], told_again: Sequence[Usage]) -> None:
+        """Keep the facts of attempts row by row; those `counted` go into the rollups as well."""
 
     async def insert_budget(self, budget: Budget) -> None: ...
 

@@ -73,6 +73,7 @@ class TransferReading:
     amount_nano: int
     lease_id: UUID | None
     attempt_id: UUID | None
+    posting_id: UUID | None
     created_at: datetime
 
 

@@ -122,4 +122,5 @@ def _record(book: Book, record: ProviderRecord, now: datetime) -> Result:
         started_at=now,
     )
     book.record(attempt)
+    book.count(attempt, 1)
     return "recorded"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from kairos_budget.domain.budget import ScopeChain
+from kairos_budget.domain.series import Series
 
 
 class Outcome(StrEnum):
@@ -48,16 +49,34 @@ class Attempt:
     price_version: str
     started_at: datetime
     holds: tuple[AttemptHold, ...] = ()
+    series_id: UUID | None = None
+
+    @property
+    def series(self) -> UUID:
+        """Where analytics count it: as reported, or by what is known of an attempt nobody reported."""
+        return self.series_id or self.own_series().id
+
+    def own_series(self) -> Series:
+        chain = self.chain
+        return Series(chain.organisation_id, self.model, bot_id=chain.bot_id, project_id=chain.project_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Whose cost moves. `cause` names it in the keys of its transfers; either an attempt or a posting."""
+
+    cause: str
+    lease_id: UUID | None
+    attempt_id: UUID | None = None
+    posting_id: UUID | None = None
 
 
 class SpendKey(NamedTuple):
-    """One row of the hourly spend table."""
+    """What analytics count a change under."""
 
     organisation_id: UUID
-    hour: datetime
-    model: str
-    bot_id: UUID | None
-    project_id: UUID | None
+    minute: datetime
+    series_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +98,5 @@ class SpendChange:
 
 
 def spend_key(attempt: Attempt) -> SpendKey:
-    hour = attempt.started_at.replace(minute=0, second=0, microsecond=0)
-    chain = attempt.chain
-    return SpendKey(chain.organisation_id, hour, attempt.model, chain.bot_id, chain.project_id)
+    minute = attempt.started_at.replace(second=0, microsecond=0)
+    return SpendKey(attempt.chain.organisation_id, minute, attempt.series)

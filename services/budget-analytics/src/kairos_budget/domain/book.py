@@ -6,11 +6,13 @@ changes back; the same methods run in tests without a database.
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import accumulate
 from uuid import UUID
 
 from kairos_budget.domain.attempt import (
     Attempt,
     AttemptHold,
+    Charge,
     Outcome,
     ResolvedBy,
     SpendChange,
@@ -29,6 +31,7 @@ from kairos_budget.domain.lease import (
 )
 from kairos_budget.domain.ledger import Account, Kind, Movement, Transfer, transfer_key
 from kairos_budget.domain.period import Period
+from kairos_budget.domain.posting import Posting
 
 
 class BudgetExceeded(Exception):  # noqa: N818 - reads as the fact it states
@@ -53,6 +56,7 @@ class Book:
     leases: dict[UUID, Lease] = field(default_factory=dict)
     attempts: dict[UUID, Attempt] = field(default_factory=dict)
     transfers: list[Transfer] = field(default_factory=list)
+    postings: list[tuple[Posting, tuple[UUID, ...]]] = field(default_factory=list)
     spend: dict[SpendKey, SpendChange] = field(default_factory=dict)
     overspends: int = 0
     changed_leases: set[UUID] = field(default_factory=set)
@@ -237,16 +241,17 @@ class Book:
             return True
         amount = {Outcome.SETTLED: attempt.cost, Outcome.UNKNOWN: attempt.hold}.get(attempt.outcome, 0)
         target = Account.SUSPENSE if attempt.outcome is Outcome.UNKNOWN else Account.SETTLED
-        periods = self._charge_lease(attempt, amount, target) if attempt.lease_id else []
-        kind = Kind.POST if target is Account.SETTLED else Kind.SUSPENSE
-        for period_id in uncovered:
-            self._cover(period_id, amount, target, kind, attempt)
-            periods.append(period_id)
+        periods = self._charge(_charge_of(attempt), (amount,), target, uncovered)
         holds = tuple(AttemptHold(period_id, amount) for period_id in periods) if amount else ()
         attempt = replace(attempt, holds=holds if target is Account.SUSPENSE else ())
         self._keep_attempt(attempt)
-        self._count(attempt, 1)
         return True
+
+    def post(self, posting: Posting) -> None:
+        """Charge settled attempts that nobody charged before, all at once."""
+        charge = Charge(str(posting.id), posting.lease_id, posting_id=posting.id)
+        periods = self._charge(charge, posting.costs, Account.SETTLED, posting.uncovered)
+        self.postings.append((posting, tuple(periods)))
 
     def resolve(
         self,
@@ -262,11 +267,11 @@ class Book:
         for hold in attempt.holds:
             owed = min(cost, hold.amount)
             movements = [Movement(Account.SUSPENSE, Account.SETTLED, owed)]
-            self._move(hold.period_id, kind, movements, cause, attempt.lease_id, attempt.id)
+            self._move(hold.period_id, kind, movements, cause, charge=_charge_of(attempt))
             back = self.periods[hold.period_id].balances.give_back(hold.amount - owed, Account.SUSPENSE)
-            self._move(hold.period_id, kind, back, cause, attempt.lease_id, attempt.id)
-            self._cover(hold.period_id, cost - owed, Account.SETTLED, kind, attempt)
-        self._count(attempt, -1)
+            self._move(hold.period_id, kind, back, cause, charge=_charge_of(attempt))
+            self._cover(hold.period_id, (cost - owed,), Account.SETTLED, kind, _charge_of(attempt))
+        self.count(attempt, -1)
         told = usage or attempt
         resolved = replace(
             attempt,
@@ -279,13 +284,25 @@ class Book:
             price_version=told.price_version,
         )
         self._keep_attempt(resolved)
-        self._count(resolved, 1)
+        self.count(resolved, 1)
 
-    def _charge_lease(self, attempt: Attempt, amount: int, target: Account) -> list[UUID]:
-        lease = self.leases.get(attempt.lease_id) if attempt.lease_id else None
+    def _charge(
+        self, charge: Charge, costs: tuple[int, ...], target: Account, uncovered: tuple[UUID, ...]
+    ) -> list[UUID]:
+        """Move the sum of the costs; returns the periods it was taken from."""
+        kind = Kind.POST if target is Account.SETTLED else Kind.SUSPENSE
+        periods = self._charge_lease(charge, costs, target, kind) if charge.lease_id else []
+        for period_id in uncovered:
+            self._cover(period_id, costs, target, kind, charge)
+        return [*periods, *uncovered]
+
+    def _charge_lease(
+        self, charge: Charge, costs: tuple[int, ...], target: Account, kind: Kind
+    ) -> list[UUID]:
+        lease = self.leases.get(charge.lease_id) if charge.lease_id else None
         if lease is None:
             return []
-        kind = Kind.POST if target is Account.SETTLED else Kind.SUSPENSE
+        amount = sum(costs)
         allocations = []
         for allocation in lease.allocations:
             leased = min(amount, allocation.leased)
@@ -294,9 +311,8 @@ class Book:
             if target is not Account.SUSPENSE:
                 # An unknown attempt of a suspended lease stays in suspense; only its name there changes.
                 movements.append(Movement(Account.SUSPENSE, target, suspense))
-            cause = f"{kind}:{attempt.id}"
-            self._move(allocation.period_id, kind, movements, cause, lease.id, attempt.id)
-            self._cover(allocation.period_id, amount - leased - suspense, target, kind, attempt)
+            self._move(allocation.period_id, kind, movements, f"{kind}:{charge.cause}", charge=charge)
+            self._cover(allocation.period_id, costs, target, kind, charge, reserved=leased + suspense)
             allocations.append(
                 replace(
                     allocation, leased=allocation.leased - leased, suspense=allocation.suspense - suspense
@@ -308,14 +324,25 @@ class Book:
         self._settle_up(self._keep(kept))
         return [allocation.period_id for allocation in allocations]
 
-    def _cover(self, period_id: UUID, amount: int, target: Account, kind: Kind, attempt: Attempt) -> None:
-        movements = self.periods[period_id].balances.cover(amount, target)
+    def _cover(
+        self,
+        period_id: UUID,
+        costs: tuple[int, ...],
+        target: Account,
+        kind: Kind,
+        charge: Charge,
+        reserved: int = 0,
+    ) -> None:
+        """Commit what the costs are above what was `reserved` for them."""
+        balances = self.periods[period_id].balances
+        movements = balances.cover(sum(costs) - reserved, target)
         if any(movement.source is Account.EXCESS for movement in movements):
-            self.overspends += 1
-        cause = f"cover:{kind}:{attempt.id}"
-        self._move(period_id, kind, movements, cause, attempt.lease_id, attempt.id)
+            spent = accumulate(costs)
+            self.overspends += sum(each > reserved + balances.available for each in spent)
+        self._move(period_id, kind, movements, f"cover:{kind}:{charge.cause}", charge=charge)
 
-    def _count(self, attempt: Attempt, sign: int) -> None:
+    def count(self, attempt: Attempt, sign: int) -> None:
+        """Tell analytics of an attempt, or with a sign of -1 take back what they were told."""
         change = SpendChange(
             attempts=sign,
             cost=sign * attempt.cost,
@@ -354,7 +381,7 @@ class Book:
         movements: list[Movement],
         cause: str,
         lease_id: UUID | None = None,
-        attempt_id: UUID | None = None,
+        charge: Charge | None = None,
     ) -> None:
         movements = [movement for movement in movements if movement.amount]
         if not movements:
@@ -370,8 +397,9 @@ class Book:
                 period_id=period_id,
                 kind=kind,
                 movement=movement,
-                lease_id=lease_id,
-                attempt_id=attempt_id,
+                lease_id=charge.lease_id if charge else lease_id,
+                attempt_id=charge.attempt_id if charge else None,
+                posting_id=charge.posting_id if charge else None,
             )
             for movement in movements
         ]
@@ -384,3 +412,7 @@ class Book:
     def _keep_attempt(self, attempt: Attempt) -> None:
         self.attempts[attempt.id] = attempt
         self.changed_attempts.add(attempt.id)
+
+
+def _charge_of(attempt: Attempt) -> Charge:
+    return Charge(str(attempt.id), attempt.lease_id, attempt_id=attempt.id)

@@ -65,6 +65,8 @@ class Transfer:
     movement: Movement
     lease_id: UUID | None
     attempt_id: UUID | None
+    posting_id: UUID | None = None
+    adjustment_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

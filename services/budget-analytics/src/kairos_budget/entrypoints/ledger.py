@@ -21,6 +21,8 @@ DEFAULT_DAYS = 30
 
 
 class TransferOut(BaseModel):
+    """`posting_id`: it moved the cost of several attempts; each of them names the posting."""
+
     sequence: int
     kind: str
     budget_id: UUID
@@ -30,6 +32,7 @@ class TransferOut(BaseModel):
     amount: Amount
     lease_id: UUID | None
     attempt_id: UUID | None
+    posting_id: UUID | None
     created_at: datetime
 
     @classmethod
@@ -44,6 +47,7 @@ class TransferOut(BaseModel):
             amount=Amount.of(row.amount_nano),
             lease_id=row.lease_id,
             attempt_id=row.attempt_id,
+            posting_id=row.posting_id,
             created_at=row.created_at,
         )
 
