@@ -1,12 +1,12 @@
 """Any OpenAI-compatible provider, bytes in and bytes out."""
 
-import asyncio
+import ssl
 from contextlib import suppress
+from typing import Final
+from urllib.parse import urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
+from kairos_router.adapters.http_answer import Answer, HttpFailed, HttpTimeout
+from kairos_router.adapters.http_client import HttpClient, Patience
 from kairos_router.adapters.operations import WIRES, address, encode, fixed_headers
 from kairos_router.application.ports import (
     Fault,
@@ -15,12 +15,13 @@ from kairos_router.application.ports import (
     ProviderReply,
     ProviderStream,
 )
+from kairos_router.domain.ask import Operation
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.domain.pricing import Usage
 from kairos_telemetry import current_traceparent
 
-LONGEST_ERROR = 65_536
-KEEP_ALIVE_S = 15.0
+LONGEST_ERROR: Final = 65_536
+USER_AGENT: Final = "kairos-llm-router"
 
 # These come from something between us and the model, which may have run and may charge.
 _IN_BETWEEN = frozenset({502, 504, 520, 521, 522, 523, 524})
@@ -29,25 +30,57 @@ _SERVER_ERROR = 500
 
 
 class _Line:
-    """The connection pool of one deployment and what every request to it has in common."""
+    """The connections of one deployment and what every request to it has in common."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self.urls = {operation: URL(address(deployment, operation), encoded=True) for operation in WIRES}
-        self.headers = CIMultiDict(fixed_headers(deployment))
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=deployment.timeouts.connect),
-            cookie_jar=aiohttp.DummyCookieJar(),
+        timeouts = deployment.timeouts
+        parts = urlsplit(deployment.base_url)
+        secure = parts.scheme == "https"
+        self.client = HttpClient(
+            parts.hostname or "",
+            parts.port or (443 if secure else 80),
+            Patience(timeouts.connect, timeouts.first_byte, timeouts.idle),
+            tls=ssl.create_default_context() if secure else None,
         )
+        fixed = {
+            "Host": parts.netloc.rpartition("@")[2],
+            "User-Agent": USER_AGENT,
+            **fixed_headers(deployment),
+        }
+        self._fixed = "".join(_header(name, value) for name, value in fixed.items())
+        self._heads: dict[Operation, bytes] = {}
+
+    def request(self, call: ProviderCall, *, stream: bool) -> bytes:
+        """The whole request as it goes out."""
+        head = self._heads.get(call.operation)
+        if head is None:
+            head = self._heads[call.operation] = self._head(call.operation)
+        body = encode(call, stream=stream)
+        traceparent = current_traceparent()
+        trace = b"traceparent: %b\r\n" % traceparent.encode() if traceparent else b""
+        attempt = str(call.attempt_id).encode()
+        return b"%b%b\r\n%bContent-Length: %d\r\n\r\n%b" % (head, attempt, trace, len(body), body)
+
+    def _head(self, operation: Operation) -> bytes:
+        parts = urlsplit(address(self.deployment, operation))
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        return f"POST {target} HTTP/1.1\r\n{self._fixed}x-kairos-attempt-id: ".encode("latin-1")
 
 
-def _reached(error: Exception) -> ProviderFailed:
+def _header(name: str, value: str) -> str:
+    if not (name + value).isprintable():
+        # A line break in a key or header would let it write the rest of the request.
+        raise ProviderFailed(Fault.MISCONFIGURED, detail=f"header {name!r} holds a control character")
+    return f"{name}: {value}\r\n"
+
+
+def _reached(error: HttpFailed) -> ProviderFailed:
     """What an error of the connection tells about the request that was on it."""
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
-        return ProviderFailed(Fault.UNREACHABLE, detail=type(error).__name__)
-    fault = Fault.TIMEOUT if isinstance(error, TimeoutError) else Fault.BROKEN
-    return ProviderFailed(fault, may_have_run=True, detail=type(error).__name__)
+    if not error.sent:
+        return ProviderFailed(Fault.UNREACHABLE, detail=str(error))
+    fault = Fault.TIMEOUT if isinstance(error, HttpTimeout) else Fault.BROKEN
+    return ProviderFailed(fault, may_have_run=True, detail=str(error))
 
 
 def _refused(status: int, body: bytes, retry_after: str | None) -> ProviderFailed:
@@ -69,83 +102,87 @@ def _refused(status: int, body: bytes, retry_after: str | None) -> ProviderFaile
 
 class OpenAIUpstream:
     def __init__(self) -> None:
-        self._lines: dict[str, _Line] = {}
+        # Organisations may give a name of their own to what is another deployment elsewhere.
+        self._lines: dict[tuple[str, str, str | None], _Line] = {}
         self._former: list[_Line] = []
 
     async def complete(self, call: ProviderCall) -> ProviderReply:
-        response = await self._send(call, stream=False)
+        answer = await self._send(call, stream=False)
         try:
-            async with asyncio.timeout(call.deployment.timeouts.idle):
-                body = await response.read()
-        except (TimeoutError, aiohttp.ClientError) as error:
-            response.close()
+            body = await answer.read()
+        except HttpFailed as error:
             raise _reached(error) from None
         except BaseException:
             # The caller is gone; closing the connection is what tells the provider to stop.
-            response.close()
+            answer.close()
             raise
         return WIRES[call.operation].reply(body)
 
     async def open_stream(self, call: ProviderCall) -> ProviderStream:
-        response = await self._send(call, stream=True)
-        if response.content_type != "text/event-stream":
-            response.close()
+        answer = await self._send(call, stream=True)
+        if answer.content_type != "text/event-stream":
+            answer.close()
             raise ProviderFailed(
-                Fault.BROKEN, status=200, may_have_run=True, detail=f"answered {response.content_type}"
+                Fault.BROKEN, status=200, may_have_run=True, detail=f"answered {answer.content_type}"
             )
-        return UpstreamStream(response, call)
+        return UpstreamStream(answer, call)
 
     async def close(self) -> None:
         for line in (*self._lines.values(), *self._former):
-            await line.session.close()
+            line.client.close()
         self._lines.clear()
         self._former.clear()
 
-    def _replace(self, deployment: Deployment, former: _Line | None) -> _Line:
-        if former is not None:
-            # Requests on the former line end on it; nothing new goes there.
-            self._former.append(former)
-        line = self._lines[deployment.name] = _Line(deployment)
+    def _line(self, deployment: Deployment) -> _Line:
+        key = (deployment.name, deployment.base_url, deployment.api_key)
+        line = self._lines.get(key)
+        if line is not None and line.deployment is deployment:
+            return line
+        if line is not None and line.deployment == deployment:
+            line.deployment = deployment  # The catalogue was read anew and says the same.
+            return line
+        if line is not None:
+            # Answers on the former line end on it; nothing new goes there.
+            line.client.retire()
+            self._former.append(line)
+        self._former = [each for each in self._former if not each.client.unused]
+        self._lines = {name: each for name, each in self._lines.items() if not each.client.unused}
+        line = self._lines[key] = _Line(deployment)
         return line
 
-    async def _send(self, call: ProviderCall, *, stream: bool) -> aiohttp.ClientResponse:
-        deployment = call.deployment
-        line = self._lines.get(deployment.name)
-        if line is None or line.deployment is not deployment:
-            line = self._replace(deployment, line)
-        headers = line.headers.copy()
-        headers["x-kairos-attempt-id"] = str(call.attempt_id)
-        traceparent = current_traceparent()
-        if traceparent:
-            headers["traceparent"] = traceparent
+    async def _send(self, call: ProviderCall, *, stream: bool) -> Answer:
+        line = self._line(call.deployment)
         try:
-            async with asyncio.timeout(deployment.timeouts.first_byte):
-                response = await line.session.post(
-                    line.urls[call.operation], data=encode(call, stream=stream), headers=headers
-                )
-        except (TimeoutError, aiohttp.ClientError) as error:
+            answer = await line.client.send(line.request(call, stream=stream))
+        except HttpFailed as error:
             raise _reached(error) from None
-        if response.status != 200:  # noqa: PLR2004 - an HTTP status
-            raise await _error_of(response, deployment.timeouts.idle)
-        return response
+        if answer.status != 200:  # noqa: PLR2004 - an HTTP status
+            raise await _error_of(answer)
+        return answer
 
 
-async def _error_of(response: aiohttp.ClientResponse, timeout: float) -> ProviderFailed:
+async def _error_of(answer: Answer) -> ProviderFailed:
     body = b""
-    with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(timeout):
-            body = await response.content.read(LONGEST_ERROR)
-    response.close()
-    return _refused(response.status, body, response.headers.get("Retry-After"))
+    try:
+        with suppress(HttpFailed):
+            while len(body) < LONGEST_ERROR and (piece := await answer.next()):
+                body += piece
+    finally:
+        answer.close()
+    retry_after = answer.headers.get(b"retry-after")
+    return _refused(
+        answer.status, body[:LONGEST_ERROR], retry_after.decode("latin-1") if retry_after else None
+    )
 
 
 class UpstreamStream:
     """A stream on an open connection; see ProviderStream."""
 
-    def __init__(self, response: aiohttp.ClientResponse, call: ProviderCall) -> None:
-        self._response = response
+    __slots__ = ("_answer", "_tail")
+
+    def __init__(self, answer: Answer, call: ProviderCall) -> None:
+        self._answer = answer
         self._tail = WIRES[call.operation].tail(call)
-        self._idle = call.deployment.timeouts.idle
 
     @property
     def usage(self) -> Usage | None:
@@ -156,12 +193,10 @@ class UpstreamStream:
         return self._tail.finished
 
     async def next(self) -> bytes:
-        content = self._response.content
         while True:
             try:
-                async with asyncio.timeout(self._idle):
-                    data = await content.readany()
-            except (TimeoutError, aiohttp.ClientError) as error:
+                data = await self._answer.next()
+            except HttpFailed as error:
                 if self.finished:
                     return b""  # The answer is whole; how the connection ends does not matter.
                 raise _reached(error) from None
@@ -175,5 +210,5 @@ class UpstreamStream:
         return self._tail.content_bytes()
 
     def close(self) -> None:
-        # A connection read to its end went back to the pool already, and this does nothing to it.
-        self._response.close()
+        # An answer read to its end gave its connection back already, and this does nothing to it.
+        self._answer.close()
