@@ -90,6 +90,7 @@ class FakeProvider(FakeServer):
             web.get("/v1/models", self._models),
             web.get("/_record", self._record),
             web.delete("/_record", self._forget),
+            web.get("/_requests", self._received),
             web.post("/_script", self._add_fault),
             web.delete("/_script", self._clear_faults),
         ]
@@ -198,6 +199,9 @@ class FakeProvider(FakeServer):
             "output_tokens": sum(record.output_tokens for record in billed),
         }
         return web.json_response({"records": [asdict(record) for record in self.records], "totals": totals})
+
+    async def _received(self, _: web.Request) -> web.Response:
+        return web.json_response({"requests": [asdict(request) for request in self.requests]})
 
     async def _forget(self, _: web.Request) -> web.Response:
         self.records.clear()

@@ -28,7 +28,8 @@ from kairos_testkit.servers import Servers
 from kairos_testkit.suite import BY_NAME, FRONT_DOOR, SERVICES, TELEGRAM, Suite, new_secrets, role_secrets
 
 _log = logging.getLogger(__name__)
-# Two deployments at the fake provider: a cheap one that the route prefers, and one to fall back to.
+# Deployments at the fake provider for what tests look at: the usual one, a dear one with a free one to fall
+# back to, and two that differ in how much they can read.
 CONFIG: Final = """\
 price_version = "test"
 
@@ -50,13 +51,84 @@ api_key_env = "FAKE_PROVIDER_API_KEY"
 price = {{ input = 150, output = 600 }}
 context_window = 128_000
 max_output_tokens = 4_096
+capabilities = ["streaming", "tools", "json", "json_schema", "vision"]
+
+[deployments.fake-native]
+kind = "openai"
+provider = "fake"
+model = "fake-echo"
+base_url = "{provider_url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 150, output = 600 }}
+context_window = 128_000
+max_output_tokens = 4_096
+capabilities = ["streaming", "tools", "json", "json_schema", "vision", "responses"]
+
+[deployments.fake-embedding]
+kind = "openai"
+provider = "fake"
+model = "fake-embedding"
+base_url = "{provider_url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 20, output = 0 }}
+context_window = 8_192
+max_output_tokens = 1
+capabilities = ["embeddings"]
+
+[deployments.dear]
+kind = "openai"
+provider = "fake"
+model = "fake-dear"
+base_url = "{provider_url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 4_000_000, output = 8_000_000 }}
+context_window = 128_000
+max_output_tokens = 4_096
 capabilities = ["streaming", "tools", "json"]
+
+[deployments.local]
+kind = "openai"
+provider = "ollama"
+model = "fake-local"
+base_url = "{provider_url}"
+price = {{ input = 0, output = 0 }}
+context_window = 32_000
+max_output_tokens = 4_096
+capabilities = ["streaming", "tools", "json"]
+
+[deployments.short]
+kind = "openai"
+provider = "fake"
+model = "fake-short"
+base_url = "{provider_url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 50, output = 200 }}
+context_window = 32_000
+max_output_tokens = 4_096
+capabilities = ["streaming"]
+
+[deployments.long]
+kind = "openai"
+provider = "fake"
+model = "fake-long"
+base_url = "{provider_url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 150, output = 600 }}
+context_window = 200_000
+max_output_tokens = 4_096
+capabilities = ["streaming"]
 
 [routes.default]
 deployments = ["fake"]
 
 [routes.offline]
 deployments = ["simulator"]
+
+[routes.frugal]
+deployments = ["dear", "local"]
+
+[routes.fitting]
+deployments = ["short", "long"]
 """
 
 

@@ -17,7 +17,7 @@ from kairos_router.domain.ask import (
     service_of,
 )
 from kairos_router.domain.catalogue import Capability
-from kairos_router.domain.pricing import ANYTHING
+from kairos_router.domain.pricing import ANYTHING, AUDIO_IN, AUDIO_OUT
 
 # Refer to something kept between requests, in the account of a provider that many tenants share.
 _STORED = ("previous_response_id", "conversation", "prompt")
@@ -131,10 +131,14 @@ def parse_response_ask(payload: object, size: int) -> Ask:
     stream = fields.flag(body, "stream")
     kinds, images = kinds_of_parts([{"content": list(parts_of(items))}])
     native = _native(body, items, tools)
+    form = _format(body)
+    kinds |= kinds_of_answer(body)
     wanted = {
         Capability.TOOLS: bool(tools),
         Capability.VISION: images > 0,
-        Capability.JSON: _format(body) != "text",
+        Capability.AUDIO: bool(kinds & (AUDIO_IN | AUDIO_OUT)),
+        Capability.JSON: form != "text",
+        Capability.JSON_SCHEMA: form == "json_schema",
         Capability.STREAMING: stream,
         Capability.RESPONSES: native is not None,
     }
@@ -154,7 +158,7 @@ def parse_response_ask(payload: object, size: int) -> Ask:
         needs=frozenset(capability for capability, needed in wanted.items() if needed),
         operation="responses",
         native=native,
-        kinds=ANYTHING if hosted else kinds | kinds_of_answer(body),
+        kinds=ANYTHING if hosted else kinds,
         tool_calls=paid_tools(body),
         service=service_of(body),
     )
