@@ -13,8 +13,12 @@ from kairos_budget.application.define_budget import NewBudget
 from kairos_budget.application.grant_lease import GrantedLease, LeaseWish
 from kairos_budget.application.ports import Usage
 from kairos_budget.application.readings import BudgetReading, Slice
+from kairos_budget.application.renew_leases import Heartbeat, Renewal
 from kairos_budget.bootstrap import SERVICE, use_cases
-from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Budget, PeriodKind, Scope, ScopeChain
+from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Budget, Scope, ScopeChain
+from kairos_budget.domain.calendar import PeriodKind
+from kairos_budget.domain.lease import Report
+from kairos_budget.domain.priority import Priority
 from kairos_budget.entrypoints.use_cases import UseCases
 from kairos_budget.settings import Settings
 from kairos_contracts.audit import AuditContext
@@ -54,6 +58,7 @@ class Bench:
         scope: Scope = Scope.ORGANISATION,
         scope_id: UUID | None = None,
         period: PeriodKind = PeriodKind.MONTH,
+        **more: Any,
     ) -> Budget:
         wish = NewBudget(
             name="test",
@@ -61,8 +66,7 @@ class Bench:
             scope_id=scope_id or self.organisation,
             limit_nano=limit,
             period=period,
-            time_zone="UTC",
-            thresholds=DEFAULT_THRESHOLDS,
+            **{"time_zone": "UTC", "thresholds": DEFAULT_THRESHOLDS} | more,
         )
         return await self.cases.create_budget(self.organisation, wish, CONTEXT)
 
@@ -75,11 +79,13 @@ class Bench:
         bot: UUID | None = None,
         project: UUID | None = None,
         lease_id: UUID | None = None,
+        priority: Priority = Priority.NORMAL,
         **more: UUID,
     ) -> GrantedLease:
         """`more` names further scopes of the chain, as `contact_id`."""
         chain = ScopeChain(self.organisation, project, bot, **more)
-        wish = LeaseWish(holder, chain, want=want, need=want if need is None else need, lease_id=lease_id)
+        need = want if need is None else need
+        wish = LeaseWish(holder, chain, want=want, need=need, lease_id=lease_id, priority=priority)
         return await self.cases.grant_lease(wish)
 
     def usage(
@@ -146,6 +152,13 @@ class Bench:
     async def scalar(self, query: str, **values: Any) -> Any:
         async with self.database.system_unit_of_work() as unit:
             return (await unit.session.execute(text(query), values)).scalar_one()
+
+    async def beat(
+        self, lease_id: UUID, *, holder: str = "router-1", want: int = 0, epoch: int = 1, **report: Any
+    ) -> Renewal:
+        beat = Heartbeat(lease_id, epoch, Report(**report), want)
+        (renewal,) = await self.cases.renew_leases(holder, [beat])
+        return renewal
 
     async def silence(self, lease_id: UUID) -> None:
         """Let the holder have been silent for too long, and sweep."""

@@ -19,7 +19,8 @@ from sqlalchemy import text
 from kairos_budget.application.define_budget import NewBudget
 from kairos_budget.application.grant_lease import LeaseWish
 from kairos_budget.bootstrap import SERVICE, BudgetAnalytics, use_cases
-from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, PeriodKind, Scope, ScopeChain
+from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Scope, ScopeChain
+from kairos_budget.domain.calendar import PeriodKind
 from kairos_budget.settings import Settings
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.llm.v1 import UsageRecordedV1

@@ -22,7 +22,9 @@ from kairos_budget.application.reconcile_attempts import ProviderRecord
 from kairos_budget.application.renew_leases import Heartbeat
 from kairos_budget.bootstrap import SERVICE, use_cases
 from kairos_budget.domain.book import BudgetExceeded
-from kairos_budget.domain.budget import Budget, PeriodKind, Scope
+from kairos_budget.domain.budget import Budget, Scope
+from kairos_budget.domain.calendar import PeriodKind
+from kairos_budget.domain.lease import Report
 from kairos_budget.domain.ledger import Balances
 from kairos_persistence import Database, create_engine
 from kairos_testkit.databases import Provisioned
@@ -144,7 +146,7 @@ class Authority(RuleBasedStateMachine):
     @rule(data=st.data(), want=st.integers(0, 60))
     def renew(self, data: st.DataObject, want: int) -> None:
         lease = data.draw(st.sampled_from(self.live))
-        beat = Heartbeat(lease.lease_id, 1, lease.settled, sum(lease.holds.values()), want)
+        beat = Heartbeat(lease.lease_id, 1, Report(lease.settled, sum(lease.holds.values())), want)
         (renewal,) = self.run(self.bench.cases.renew_leases(lease.holder, [beat]))
         assert renewal.status == "ok"
         lease.granted += renewal.granted_more

@@ -4,7 +4,8 @@ import pytest
 
 from kairos_budget.application.define_budget import BudgetChange, BudgetClosed, UnknownBudget
 from kairos_budget.domain.book import BudgetExceeded
-from kairos_budget.domain.budget import PeriodKind, Scope
+from kairos_budget.domain.budget import Scope
+from kairos_budget.domain.calendar import PeriodKind
 
 from .conftest import CONTEXT, Bench  # noqa: TID252 - tests have no importable package name
 
@@ -18,10 +19,11 @@ async def change(bench: Bench, budget_id: object, limit: int) -> None:
 
 async def test_an_unused_budget_shows_its_whole_limit(bench: Bench) -> None:
     for period in PeriodKind:
-        budget = await bench.budget(1_000, period=period)
+        window = 24 if period is PeriodKind.ROLLING else None
+        budget = await bench.budget(1_000, period=period, window_hours=window)
         reading = await bench.reading(budget)
         assert (reading.balances.available, reading.balances.committed) == (1_000, 0)
-        assert (reading.bounds.ends_at is None) == (period is PeriodKind.TOTAL)
+        assert (reading.bounds.ends_at is None) == (period in {PeriodKind.TOTAL, PeriodKind.ROLLING})
 
 
 async def test_a_limit_below_what_is_used_stops_new_leases_and_takes_nothing_back(bench: Bench) -> None:

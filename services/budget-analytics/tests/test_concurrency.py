@@ -10,7 +10,7 @@ from kairos_budget.application.define_budget import BudgetChange
 from kairos_budget.application.renew_leases import Heartbeat
 from kairos_budget.domain.book import BudgetExceeded
 from kairos_budget.domain.budget import Scope
-from kairos_budget.domain.lease import Lease
+from kairos_budget.domain.lease import Lease, Report
 from kairos_persistence import DatabaseUnavailable
 
 from .conftest import CONTEXT, Bench  # noqa: TID252 - tests have no importable package name
@@ -66,7 +66,7 @@ async def test_crossing_scopes_wait_for_each_other_but_never_in_a_circle(bench: 
                 continue
             cost = dice.randint(0, lease.granted)
             usage = bench.usage(lease.id, cost=cost, hold=lease.granted, bot=bot)
-            beat = Heartbeat(lease.id, 1, settled=0, unsettled=lease.granted, want_more=5)
+            beat = Heartbeat(lease.id, 1, Report(unsettled=lease.granted), want_more=5)
             # The same event twice at once: two replicas may hold the same redelivery.
             await asyncio.gather(
                 bench.record(usage),

@@ -1,13 +1,12 @@
 """Decisions about money, without a database."""
 
-from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kairos_budget.domain.budget import PeriodKind, ScopeChain, bounds
+from kairos_budget.domain.budget import ScopeChain
 from kairos_budget.domain.lease import slice_for
 from kairos_budget.domain.ledger import (
     SOURCES,
@@ -52,28 +51,6 @@ def test_what_is_no_exact_amount_is_refused(text: str) -> None:
 def test_a_price_is_rounded_up_by_less_than_one_nano(tokens: int, per_million: int) -> None:
     exact = tokens * per_million
     assert 0 <= price_of(tokens, per_million) * 1_000_000 - exact < 1_000_000
-
-
-@given(
-    st.sampled_from([PeriodKind.DAY, PeriodKind.MONTH]),
-    st.datetimes(min_value=datetime(2001, 1, 1), max_value=datetime(2090, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis adds the zone
-)
-def test_periods_tile_time(kind: PeriodKind, moment: datetime) -> None:
-    here = bounds(kind, moment)
-    assert here.contains(moment)
-    assert here.ends_at is not None
-    following = bounds(kind, here.ends_at)
-    assert following.starts_at == here.ends_at
-    assert not following.contains(moment)
-    assert bounds(kind, here.ends_at - timedelta(microseconds=1)) == here
-
-
-def test_a_month_begins_at_midnight_utc_wherever_the_moment_was_taken() -> None:
-    tokyo = timezone(timedelta(hours=9))
-    assert bounds(PeriodKind.MONTH, datetime(2026, 3, 1, 8, tzinfo=tokyo)).starts_at == datetime(
-        2026, 2, 1, tzinfo=UTC
-    )
-    assert bounds(PeriodKind.TOTAL, datetime(2026, 3, 1, tzinfo=UTC)).ends_at is None
 
 
 @given(AMOUNTS, st.integers(min_value=1, max_value=10_000), st.data(), st.integers(min_value=0, max_value=9))

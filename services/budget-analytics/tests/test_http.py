@@ -113,7 +113,11 @@ async def test_a_budget_is_made_read_changed_and_closed(admin: Caller, bench: Be
         {"name": "fraction of a nano", "limit_usd": "0.0000000001"},
         {"name": "scope without id", "limit_usd": "1", "scope": "bot"},
         {"name": "thresholds fall", "limit_usd": "1", "thresholds": [80, 50]},
-        {"name": "zone", "limit_usd": "1", "time_zone": "Europe/Istanbul"},
+        {"name": "zone", "limit_usd": "1", "time_zone": "Europe/Nowhere"},
+        {"name": "window", "limit_usd": "1", "period": "rolling"},
+        {"name": "window", "limit_usd": "1", "window_hours": 24},
+        {"name": "reserves", "limit_usd": "1", "reserves": {"normal": 60, "interactive": 41}},
+        {"name": "model", "limit_usd": "1", "model": "dear-1"},
         {"name": "too much", "limit_nano_usd": 10**30},
         {"name": "foreign", "limit_usd": "1", "scope_id": str(uuid4())},
     ],
@@ -144,6 +148,49 @@ async def test_a_router_leases_renews_and_closes(admin: Caller, router: Caller, 
     assert (closed["returned_nano"], closed["owed_nano"], closed["state"]) == (120, 30, "closing")
     nobody = f"/internal/leases/{uuid4()}/close"
     assert (await router("POST", nobody, {"epoch": 1, "settled_nano": 0}, 404))["code"] == "lease_not_found"
+
+
+async def test_a_router_reads_which_scopes_have_budgets_and_reports_old_holds(
+    admin: Caller, router: Caller, bench: Bench
+) -> None:
+    address = f"/internal/leases/scopes/{bench.organisation}"
+    assert await router("GET", address) == {"version": 0, "scopes": []}
+    made = await admin(
+        "POST",
+        "/budgets",
+        {
+            "name": "dear model, a day of Zurich",
+            "limit_usd": "1",
+            "scope": "model",
+            "model": "dear-1",
+            "period": "day",
+            "time_zone": "Europe/Zurich",
+            "reserves": {"interactive": 20},
+        },
+        201,
+    )
+    assert (made["model"], made["reserves"]) == ("dear-1", {"normal": 0, "interactive": 20})
+    index = await router("GET", address)
+    assert index["scopes"] == [["model", made["scope_id"], True]]
+    assert await router("GET", f"{address}?known={index['version']}") == index | {"scopes": None}
+    model = {"model_id": made["scope_id"], "contact_id": str(uuid4()), "priority": "batch"}
+    lease = await router("POST", "/internal/leases", wish(bench, 100, 100) | model, 201)
+    assert (lease["model_id"], lease["contact_id"]) == (made["scope_id"], None)
+    assert (lease["priority"], lease["index_version"]) == ("batch", index["version"])
+    hold = {"attempt_id": str(uuid4()), "amount_nano": 40, "age_ms": 90_000, "model": "dear-1"}
+    beat = {"lease_id": lease["lease_id"], "epoch": 1, "settled_nano": 0, "open_nano": 40, "holds": [hold]}
+    await router("POST", "/internal/leases/renew", {"holder": "router-1", "leases": [beat]})
+    (listed,) = (await admin("GET", "/leases/holds"))["items"]
+    assert (listed["attempt_id"], listed["holder"], listed["model"]) == (
+        hold["attempt_id"],
+        "router-1",
+        "dear-1",
+    )
+    assert 89 < listed["age_s"] < 120
+    changed = await admin("PATCH", f"/budgets/{made['id']}", {"reserves": {"normal": 10}})
+    assert changed["reserves"] == {"normal": 10, "interactive": 0}
+    rolling = {"name": "30 days", "limit_usd": "1", "period": "rolling", "window_hours": 720}
+    assert (await admin("POST", "/budgets", rolling, 201))["current"]["ends_at"] is None
 
 
 async def test_a_refusal_says_which_budget_and_how_much_is_left(
@@ -263,6 +310,7 @@ NEEDS = {
     ("PATCH", "/budgets/{budget_id}"): "admin",
     ("DELETE", "/budgets/{budget_id}"): "admin",
     ("GET", "/leases"): "developer",
+    ("GET", "/leases/holds"): "developer",
     ("GET", "/suspense"): "developer",
     ("POST", "/suspense/{lease_id}/release"): "admin",
     ("GET", "/ledger/transfers"): "developer",
@@ -270,6 +318,7 @@ NEEDS = {
     ("POST", "/reconciliations"): "admin",
     ("GET", "/spend"): "viewer",
     ("POST", "/internal/leases"): "llm-router",
+    ("GET", "/internal/leases/scopes/{organisation_id}"): "llm-router",
     ("POST", "/internal/leases/renew"): "llm-router",
     ("POST", "/internal/leases/{lease_id}/close"): "llm-router",
 }
@@ -289,7 +338,7 @@ async def test_every_route_lets_in_exactly_whom_it_should(
     callers = {role: f"{role} {bench.organisation}" for role in RANKS}
     callers |= {name: f"service {name}" for name in ("llm-router", "bot-worker")}
     for (method, path), least in NEEDS.items():
-        address = path.format(budget_id=uuid4(), lease_id=uuid4())
+        address = path.format(budget_id=uuid4(), lease_id=uuid4(), organisation_id=bench.organisation)
         allowed = set(RANKS[RANKS.index(least) :]) if least in RANKS else {least}
         anonymous = await client.request(method, address)
         assert anonymous.status_code == 401, (method, path)

@@ -5,22 +5,15 @@ from uuid import uuid4
 
 import pytest
 
-from kairos_budget.application.renew_leases import Heartbeat, Renewal
+from kairos_budget.application.renew_leases import Heartbeat
 from kairos_budget.domain.book import BudgetExceeded
-from kairos_budget.domain.budget import PeriodKind, Scope
-from kairos_budget.domain.lease import LeaseState, NothingSuspended, StaleEpoch, UnknownLease
+from kairos_budget.domain.budget import Scope
+from kairos_budget.domain.calendar import PeriodKind
+from kairos_budget.domain.lease import LeaseState, NothingSuspended, Report, StaleEpoch, UnknownLease
 
 from .conftest import CONTEXT, Bench  # noqa: TID252 - tests have no importable package name
 
 pytestmark = pytest.mark.servers
-
-
-async def beat(
-    bench: Bench, lease: object, *, holder: str = "router-1", want: int = 0, epoch: int = 1
-) -> Renewal:
-    beats = [Heartbeat(lease, epoch=epoch, settled=0, unsettled=0, want_more=want)]  # type: ignore[arg-type] # id
-    (renewal,) = await bench.cases.renew_leases(holder, beats)
-    return renewal
 
 
 async def test_a_lease_reserves_money_and_usage_settles_it(bench: Bench) -> None:
@@ -95,13 +88,13 @@ async def test_asking_again_with_the_same_id_grants_once(bench: Bench) -> None:
 async def test_a_heartbeat_keeps_a_lease_and_tops_it_up(bench: Bench) -> None:
     budget = await bench.budget(1_000)
     lease = (await bench.lease(100)).lease
-    renewal = await beat(bench, lease.id, want=5_000)
+    renewal = await bench.beat(lease.id, want=5_000)
     assert (renewal.status, renewal.granted_more) == ("ok", 450)
     assert 14_000 < renewal.expires_in_ms <= 15_000
     assert (await bench.reading(budget)).balances.leased == 550
-    assert (await beat(bench, lease.id, holder="thief")).status == "unknown"
-    assert (await beat(bench, uuid4())).status == "unknown"
-    stale = await beat(bench, lease.id, epoch=9)
+    assert (await bench.beat(lease.id, holder="thief")).status == "unknown"
+    assert (await bench.beat(uuid4())).status == "unknown"
+    stale = await bench.beat(lease.id, epoch=9)
     assert (stale.status, stale.reason) == ("expired", "stale_epoch")
     await bench.assert_balanced()
 
@@ -109,7 +102,7 @@ async def test_a_heartbeat_keeps_a_lease_and_tops_it_up(bench: Bench) -> None:
 async def test_a_heartbeat_of_many_leases_answers_each(bench: Bench) -> None:
     await bench.budget(1_000)
     leases = [(await bench.lease(10)).lease for _ in range(5)]
-    beats = [Heartbeat(each.id, 1, settled=0, unsettled=0, want_more=10) for each in leases]
+    beats = [Heartbeat(each.id, 1, Report(), want_more=10) for each in leases]
     renewals = await bench.cases.renew_leases("router-1", beats)
     assert [each.lease_id for each in renewals] == [each.id for each in leases]
     assert sum(each.granted_more for each in renewals) == 50
@@ -136,7 +129,7 @@ async def test_the_rest_of_a_silent_holder_counts_as_spent_until_its_usage_arriv
     lease = (await bench.lease(500)).lease
     await bench.record(bench.usage(lease.id, cost=100, hold=150))
     await bench.silence(lease.id)
-    assert (await beat(bench, lease.id)).reason == "suspended"
+    assert (await bench.beat(lease.id)).reason == "suspended"
     balances = (await bench.reading(budget)).balances
     assert (balances.settled, balances.suspense, balances.leased) == (100, 400, 0)
     (event,) = await bench.emitted("budget.lease.suspended.v1")
@@ -204,7 +197,7 @@ async def test_at_the_end_of_a_period_a_lease_retires_and_the_next_period_is_unt
     budget = await bench.budget(1_000, period=PeriodKind.DAY)
     lease = (await bench.lease(400)).lease
     await bench.move_periods(budget, -timedelta(days=1))
-    renewal = await beat(bench, lease.id, want=100)
+    renewal = await bench.beat(lease.id, want=100)
     assert (renewal.status, renewal.reason, renewal.granted_more) == ("expired", "period_ended", 0)
     assert (await bench.lease(1_000, need=1_000)).lease.granted == 1_000
     # Yesterday's holds still settle, into yesterday.
@@ -226,11 +219,11 @@ async def test_a_lease_never_outlives_its_period(bench: Bench) -> None:
 
 async def test_a_new_budget_retires_the_leases_that_do_not_know_it(bench: Bench) -> None:
     lease = (await bench.lease(400)).lease
-    assert (await beat(bench, lease.id)).status == "ok"
+    assert (await bench.beat(lease.id)).status == "ok"
     budget = await bench.budget(1_000)
-    assert (await beat(bench, lease.id)).reason == "budgets_changed"
+    assert (await bench.beat(lease.id)).reason == "budgets_changed"
     await bench.cases.close_budget(bench.organisation, budget.id, CONTEXT)
-    assert (await beat(bench, lease.id)).status == "ok"
+    assert (await bench.beat(lease.id)).status == "ok"
 
 
 async def test_a_lease_of_nobody_can_not_be_closed_or_released(bench: Bench) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from kairos_budget.application.define_budget import BudgetChange
 from kairos_budget.application.reconcile_attempts import ProviderRecord
-from kairos_budget.domain.budget import PeriodKind, Scope
+from kairos_budget.domain.budget import Scope
+from kairos_budget.domain.calendar import PeriodKind
 from kairos_telemetry import metrics
 
 from .conftest import CONTEXT, Bench  # noqa: TID252 - tests have no importable package name

@@ -62,6 +62,14 @@ WHERE p.leased_nano <> coalesce(a.leased, 0)
 ORDER BY p.id
 """)
 
+# A rolling period's settled money is in its buckets, or it could never leave the window.
+_WINDOWS = text("""
+SELECT p.id, p.settled_nano, coalesce(sum(k.settled_nano), 0)::bigint AS bucketed
+FROM budget_periods p JOIN budgets b ON b.id = p.budget_id AND b.period = 'rolling'
+LEFT JOIN period_buckets k ON k.period_id = p.id
+GROUP BY p.id, p.settled_nano HAVING p.settled_nano <> coalesce(sum(k.settled_nano), 0) ORDER BY p.id
+""")
+
 # What one attempt moved into settled must be its cost, in every period it touched: charged once, in full.
 _CHARGED = (
     "sum(CASE WHEN t.target = 'settled' THEN t.amount_nano"
@@ -137,6 +145,10 @@ async def check(session: AsyncSession, *, full: bool) -> list[Finding]:
         for row in await session.execute(_COMPARE, {"full": full})
         for name in _ACCOUNTS
         if getattr(row, f"{name}_nano") != getattr(row, f"{name}_now")
+    ]
+    findings += [
+        Finding("settled_equals_buckets", row.id, row.settled_nano, row.bucketed)
+        for row in await session.execute(_WINDOWS)
     ]
     for row in await session.execute(_HELD):
         if row.leased_nano != row.leased:

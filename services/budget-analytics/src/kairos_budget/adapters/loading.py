@@ -1,22 +1,28 @@
 """Rows into the domain: locks and reads of one transaction."""
 
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from kairos_budget.adapters import windows
 from kairos_budget.domain.attempt import Attempt, AttemptHold, Outcome, ResolvedBy
 from kairos_budget.domain.book import Book
-from kairos_budget.domain.budget import Bounds, Budget, PeriodKind, Scope, ScopeChain, ScopeKey
-from kairos_budget.domain.lease import Allocation, Lease, LeaseState
+from kairos_budget.domain.budget import Budget, Scope, ScopeChain, ScopeKey
+from kairos_budget.domain.calendar import Bounds, PeriodKind
+from kairos_budget.domain.lease import Allocation, Lease, LeaseState, OpenHold
 from kairos_budget.domain.ledger import Balances
-from kairos_budget.domain.period import Period
+from kairos_budget.domain.period import RECALL_FOR, Period
+from kairos_budget.domain.priority import Priority, Reserves
+from kairos_budget.domain.rolling import Window
 
 _BUDGET_COLUMNS = (
     "b.id, b.organisation_id, b.name, b.scope, b.scope_id, b.limit_nano, b.period, b.time_zone, b.thresholds,"
-    " b.active, b.version, b.created_at, b.model"
+    " b.active, b.version, b.created_at, b.model, b.window_hours, b.reserve_normal,"
+    " b.reserve_interactive"
 )
 _BUDGETS_OF_SCOPES = text(f"""
 SELECT {_BUDGET_COLUMNS} FROM budgets b
@@ -44,6 +50,7 @@ ON CONFLICT (budget_id, starts_at) DO NOTHING
 """)
 _LOCK_PERIODS = text(f"""
 SELECT p.id AS period_id, p.starts_at, p.ends_at, p.opened, p.limit_nano AS period_limit, p.available_nano,
+    p.refused_at, clock_timestamp() AS locked_at,
     p.leased_nano, p.settled_nano, p.suspense_nano, p.excess_nano, p.overspend_nano, p.announced,
     {_BUDGET_COLUMNS}
 FROM budget_periods p JOIN budgets b ON b.id = p.budget_id
@@ -52,7 +59,7 @@ WHERE p.id = ANY(CAST(:ids AS uuid[])) ORDER BY p.id FOR UPDATE OF p
 _LEASE_COLUMNS = (
     "id, organisation_id, project_id, bot_id, team_id, contact_id, api_key_id, model_id, holder, epoch,"
     " state, granted_nano, grants, accounted_nano, expected_nano, reported_settled_nano,"
-    " reported_open_nano, expires_at, suspend_after"
+    " reported_open_nano, expires_at, suspend_after, priority, index_version, returned_nano, open_holds"
 )
 _LOCK_LEASES = text(
     f"SELECT {_LEASE_COLUMNS} FROM leases WHERE id = ANY(CAST(:ids AS uuid[]))"  # noqa: S608 - constants
@@ -85,7 +92,7 @@ WHERE attempt_id = ANY(CAST(:ids AS uuid[])) ORDER BY attempt_id, period_id
 _UNKNOWN_OF_LEASE = text("SELECT DISTINCT attempt_id FROM attempt_holds WHERE lease_id = :lease_id")
 
 
-def budget_of(row: Row[Any]) -> Budget:
+def budget_of(row: Any) -> Budget:
     return Budget(
         id=row.id,
         organisation_id=row.organisation_id,
@@ -100,6 +107,8 @@ def budget_of(row: Row[Any]) -> Budget:
         version=row.version,
         created_at=row.created_at,
         model=row.model,
+        window_hours=row.window_hours,
+        reserves=Reserves(row.reserve_normal, row.reserve_interactive),
     )
 
 
@@ -112,6 +121,12 @@ def chain_of(row: Any) -> ScopeChain:
         row.contact_id,
         row.api_key_id,
         row.model_id,
+    )
+
+
+def hold_of(entry: dict[str, Any]) -> OpenHold:
+    return OpenHold(
+        UUID(entry["attempt_id"]), entry["amount"], datetime.fromisoformat(entry["since"]), entry["model"]
     )
 
 
@@ -169,6 +184,10 @@ async def _load_leases(
             allocations=tuple(allocations[row.id]),
             reported_settled=row.reported_settled_nano,
             reported_open=row.reported_open_nano,
+            priority=Priority(row.priority) if row.priority else None,
+            index_version=row.index_version,
+            returned=row.returned_nano,
+            open_holds=tuple(map(hold_of, row.open_holds)),
         )
 
 
@@ -236,6 +255,7 @@ async def open_periods(session: AsyncSession, missing: Iterable[tuple[Budget, Bo
 
 
 async def lock_periods(session: AsyncSession, book: Book, period_ids: Collection[UUID]) -> None:
+    rolling: dict[UUID, Window] = {}
     for row in await session.execute(_LOCK_PERIODS, {"ids": sorted(period_ids)}):
         book.periods[row.period_id] = Period(
             id=row.period_id,
@@ -251,6 +271,11 @@ async def lock_periods(session: AsyncSession, book: Book, period_ids: Collection
                 overspend=row.overspend_nano,
             ),
             announced=tuple(row.announced),
+            recalling=row.refused_at is not None and row.locked_at - row.refused_at < RECALL_FOR,
         )
+        if row.window_hours is not None:
+            rolling[row.period_id] = Window(row.window_hours, row.locked_at)
         if not row.opened:
             book.set_limit(row.period_id, row.limit_nano, "open")
+    if rolling:
+        await windows.load(session, book, rolling)

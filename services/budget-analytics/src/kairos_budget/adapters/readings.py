@@ -8,20 +8,21 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Executable,
-    Select,
     String,
     and_,
-    case,
     cast,
     func,
     literal,
     or_,
     select,
+    text,
     tuple_,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import col
 
-from kairos_budget.adapters.loading import chain_of
+from kairos_budget.adapters.current import current_readings
+from kairos_budget.adapters.loading import chain_of, hold_of
 from kairos_budget.adapters.tables import (
     AllocationRow,
     AttemptHoldRow,
@@ -29,7 +30,6 @@ from kairos_budget.adapters.tables import (
     BudgetRow,
     DayRow,
     LeaseRow,
-    PeriodRow,
     SeriesRow,
     TransferRow,
 )
@@ -37,20 +37,30 @@ from kairos_budget.application.readings import (
     BadPosition,
     BudgetReading,
     GroupBy,
+    HoldReading,
     LeaseReading,
+    ScopeIndex,
     Slice,
     SpendReading,
     SuspenseReading,
     TransferReading,
 )
-from kairos_budget.domain.budget import EPOCH, Bounds, Budget, PeriodKind, Scope, bounds
-from kairos_budget.domain.ledger import Balances
+from kairos_budget.domain.budget import Scope
 from kairos_persistence import Database
 
 T = TypeVar("T")
 Position = dict[str, Any]
 
 _NO_KEY: Final = ""
+# One statement reads one snapshot, so the scopes are those of exactly this version.
+_INDEX: Final = text("""
+SELECT i.version, b.scope, b.scope_id,
+    coalesce(bool_or(b.reserve_normal > 0 OR b.reserve_interactive > 0), false) AS reserves
+FROM scope_indexes i
+LEFT JOIN budgets b ON b.organisation_id = i.organisation_id AND b.active
+WHERE i.organisation_id = :organisation_id
+GROUP BY i.version, b.scope, b.scope_id
+""")
 
 
 def _page(
@@ -94,20 +104,22 @@ class PostgresReadings:
         self, organisation_id: UUID, part: Slice, *, active: bool | None, scope: str | None
     ) -> tuple[Sequence[BudgetReading], Position | None]:
         created, identity = col(BudgetRow.created_at), col(BudgetRow.id)
-        query = _budgets().where(_older_than(part, created, identity))
+        query = select(BudgetRow).where(_older_than(part, created, identity))
         if active is not None:
             query = query.where(col(BudgetRow.active) == active)
         if scope is not None:
             query = query.where(col(BudgetRow.scope) == scope)
         query = query.order_by(created.desc(), identity.desc()).limit(part.limit + 1)
-        rows, following = _page(
-            await self._rows(organisation_id, query), part, lambda row: _newest(row.BudgetRow)
-        )
-        return [_budget_reading(row) for row in rows], following
+        async with self._database.unit_of_work(organisation_id) as unit:
+            found = (await unit.session.execute(query)).scalars().all()
+            rows, following = _page(found, part, _newest)
+            return await current_readings(unit.session, rows), following
 
     async def budget(self, organisation_id: UUID, budget_id: UUID) -> BudgetReading | None:
-        rows = await self._rows(organisation_id, _budgets().where(col(BudgetRow.id) == budget_id))
-        return _budget_reading(rows[0]) if rows else None
+        query = select(BudgetRow).where(col(BudgetRow.id) == budget_id)
+        async with self._database.unit_of_work(organisation_id) as unit:
+            found = (await unit.session.execute(query)).scalars().all()
+            return next(iter(await current_readings(unit.session, found)), None)
 
     async def leases(
         self, organisation_id: UUID, part: Slice, *, state: str | None
@@ -125,6 +137,29 @@ class PostgresReadings:
             await self._rows(organisation_id, query), part, lambda row: _newest(row.LeaseRow)
         )
         return [_lease_reading(row.LeaseRow, row.held) for row in rows], following
+
+    async def open_holds(
+        self, organisation_id: UUID, part: Slice
+    ) -> tuple[Sequence[HoldReading], Position | None]:
+        """Oldest lease first; a page holds the holds of up to `limit` leases."""
+        created, identity = col(LeaseRow.created_at), col(LeaseRow.id)
+        query = (
+            select(LeaseRow)
+            .where(col(LeaseRow.open_holds) != literal([], JSONB))
+            .where(col(LeaseRow.state) != "closed", _older_than(part, created, identity))
+            .order_by(created.desc(), identity.desc())
+            .limit(part.limit + 1)
+        )
+        found = [row.LeaseRow for row in await self._rows(organisation_id, query)]
+        rows, following = _page(found, part, _newest)
+        return [reading for row in rows for reading in _hold_readings(row)], following
+
+    async def scope_index(self, organisation_id: UUID) -> ScopeIndex:
+        async with self._database.unit_of_work(organisation_id) as unit:
+            rows = (await unit.session.execute(_INDEX, {"organisation_id": organisation_id})).all()
+        version = rows[0].version if rows else 0
+        scopes = [(Scope(row.scope), row.scope_id, row.reserves) for row in rows if row.scope]
+        return ScopeIndex(version, tuple(scopes))
 
     async def suspense(
         self, organisation_id: UUID, part: Slice
@@ -246,54 +281,6 @@ class PostgresReadings:
             return list(await unit.session.execute(query))
 
 
-def _budgets() -> Select[Any, Any, Any]:
-    """Budgets with the period that is current by the database's clock, where it was opened."""
-    now = func.timezone("UTC", func.now())
-    starts_at = case(
-        (col(BudgetRow.period) == PeriodKind.TOTAL.value, literal(EPOCH)),
-        else_=func.timezone("UTC", func.date_trunc(col(BudgetRow.period), now)),
-    )
-    here = and_(
-        col(PeriodRow.budget_id) == col(BudgetRow.id),
-        col(PeriodRow.starts_at) == starts_at,
-        col(PeriodRow.opened),
-    )
-    return select(BudgetRow, PeriodRow, func.now().label("now")).outerjoin(PeriodRow, here)
-
-
-def _budget_reading(row: Any) -> BudgetReading:
-    found: BudgetRow = row.BudgetRow
-    period: PeriodRow | None = row.PeriodRow
-    budget = Budget(
-        id=found.id,
-        organisation_id=found.organisation_id,
-        name=found.name,
-        scope=Scope(found.scope),
-        scope_id=found.scope_id,
-        limit_nano=found.limit_nano,
-        period=PeriodKind(found.period),
-        time_zone=found.time_zone,
-        thresholds=tuple(found.thresholds),
-        active=found.active,
-        version=found.version,
-        created_at=found.created_at,
-        model=found.model,
-    )
-    if period is None:
-        unopened = Balances(limit=found.limit_nano, available=found.limit_nano)
-        return BudgetReading(budget, bounds(budget.period, row.now), unopened)
-    balances = Balances(
-        limit=period.limit_nano,
-        available=period.available_nano,
-        leased=period.leased_nano,
-        settled=period.settled_nano,
-        suspense=period.suspense_nano,
-        excess=period.excess_nano,
-        overspend=period.overspend_nano,
-    )
-    return BudgetReading(budget, Bounds(period.starts_at, period.ends_at), balances)
-
-
 def _lease_reading(row: LeaseRow, held: int | None) -> LeaseReading:
     return LeaseReading(
         lease_id=row.id,
@@ -301,15 +288,34 @@ def _lease_reading(row: LeaseRow, held: int | None) -> LeaseReading:
         state=row.state,
         epoch=row.epoch,
         chain=chain_of(row),
+        priority=row.priority,
         granted_nano=row.granted_nano,
         held_nano=held or 0,
         accounted_nano=row.accounted_nano,
         reported_settled_nano=row.reported_settled_nano,
         reported_open_nano=row.reported_open_nano,
+        returned_nano=row.returned_nano,
         unlimited=held is None,
         created_at=row.created_at,
         expires_at=row.expires_at,
     )
+
+
+def _hold_readings(row: LeaseRow) -> list[HoldReading]:
+    return [
+        HoldReading(
+            attempt_id=hold.attempt_id,
+            lease_id=row.id,
+            holder=row.holder,
+            lease_state=row.state,
+            model=hold.model,
+            amount_nano=hold.amount,
+            since=hold.since,
+            reported_at=row.updated_at,
+            expires_at=row.expires_at,
+        )
+        for hold in map(hold_of, row.open_holds)
+    ]
 
 
 def _suspense_reading(row: Any) -> SuspenseReading:

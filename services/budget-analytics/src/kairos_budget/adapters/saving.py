@@ -1,17 +1,20 @@
 """The domain into rows: one statement per table, however much changed."""
 
+import json
 from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from kairos_budget.adapters import windows
 from kairos_budget.adapters.bulk import columns, insert, names, parameters, unnest, write
 from kairos_budget.adapters.rollups import add_rollup
 from kairos_budget.application.ports import Claim
 from kairos_budget.application.rollup import Rollup
 from kairos_budget.domain.attempt import Attempt, Outcome
 from kairos_budget.domain.book import Book
+from kairos_budget.domain.lease import OpenHold
 
 _PERIOD = columns(
     id="uuid",
@@ -58,6 +61,10 @@ _LEASE = (
         reported_open_nano="bigint",
         expires_at="timestamptz",
         suspend_after="timestamptz",
+        priority="text",
+        index_version="bigint",
+        returned_nano="bigint",
+        open_holds="jsonb",
     )
 )
 _UPSERT_LEASES = insert(
@@ -68,7 +75,9 @@ _UPSERT_LEASES = insert(
     " accounted_nano = excluded.accounted_nano, expected_nano = excluded.expected_nano,"
     " reported_settled_nano = excluded.reported_settled_nano,"
     " reported_open_nano = excluded.reported_open_nano, expires_at = excluded.expires_at,"
-    " suspend_after = excluded.suspend_after, updated_at = clock_timestamp()",
+    " suspend_after = excluded.suspend_after, index_version = excluded.index_version,"
+    " returned_nano = excluded.returned_nano, open_holds = excluded.open_holds,"
+    " updated_at = clock_timestamp()",
 )
 _ALLOCATION = columns(
     lease_id="uuid", period_id="uuid", organisation_id="uuid", leased_nano="bigint", suspense_nano="bigint"
@@ -202,6 +211,7 @@ async def _save_periods(session: AsyncSession, book: Book) -> None:
         for each in periods
     ]
     await write(session, _UPDATE_PERIODS, _PERIOD, rows)
+    await windows.save(session, book)
 
 
 async def _save_leases(session: AsyncSession, book: Book) -> None:
@@ -221,6 +231,10 @@ async def _save_leases(session: AsyncSession, book: Book) -> None:
             each.reported_open,
             each.expires_at,
             each.suspend_after,
+            each.priority.value if each.priority else None,
+            each.index_version,
+            each.returned,
+            _holds(each.open_holds),
         )
         for each in leases
     ]
@@ -231,6 +245,20 @@ async def _save_leases(session: AsyncSession, book: Book) -> None:
         for each in lease.allocations
     ]
     await write(session, _UPSERT_ALLOCATIONS, _ALLOCATION, allocations)
+
+
+def _holds(holds: Sequence[OpenHold]) -> str:
+    return json.dumps(
+        [
+            {
+                "attempt_id": str(hold.attempt_id),
+                "amount": hold.amount,
+                "since": hold.since.isoformat(),
+                "model": hold.model,
+            }
+            for hold in holds
+        ]
+    )
 
 
 async def _save_attempts(session: AsyncSession, book: Book) -> None:

@@ -1,6 +1,6 @@
 """The money port on PostgreSQL."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
@@ -8,10 +8,12 @@ from uuid import UUID
 from sqlalchemy import text
 
 from kairos_budget.adapters import checking, loading, rollups, saving
-from kairos_budget.application.ports import Claim, Usage
+from kairos_budget.application.ports import Claim, Pressure, Usage
 from kairos_budget.application.readings import Finding
 from kairos_budget.domain.book import Book
-from kairos_budget.domain.budget import Bounds, Budget, ScopeKey
+from kairos_budget.domain.budget import Budget, Scope, ScopeKey
+from kairos_budget.domain.calendar import Bounds
+from kairos_budget.domain.period import RECALL_FOR, SCARCE_PART
 from kairos_contracts.message import Message
 from kairos_persistence import Database, UnitOfWork
 
@@ -30,14 +32,46 @@ WHERE a.period_id = ANY(CAST(:ids AS uuid[])) AND a.leased_nano > 0 AND l.state 
 """)
 _INSERT_BUDGET = text("""
 INSERT INTO budgets (id, organisation_id, name, scope, scope_id, limit_nano, period, time_zone, thresholds,
-    active, version, created_at, model)
+    active, version, created_at, model, window_hours, reserve_normal, reserve_interactive)
 VALUES (:id, :organisation_id, :name, :scope, :scope_id, :limit_nano, :period, :time_zone,
-    CAST(:thresholds AS smallint[]), :active, :version, :created_at, :model)
+    CAST(:thresholds AS smallint[]), :active, :version, :created_at, :model, :window_hours,
+    :reserve_normal, :reserve_interactive)
 """)
 _UPDATE_BUDGET = text("""
 UPDATE budgets SET name = :name, limit_nano = :limit_nano, thresholds = CAST(:thresholds AS smallint[]),
-    active = :active, version = :version, updated_at = clock_timestamp()
+    active = :active, version = :version, reserve_normal = :reserve_normal,
+    reserve_interactive = :reserve_interactive, updated_at = clock_timestamp()
 WHERE id = :id
+""")
+_INDEX_BUDGET = text("""
+WITH next AS (
+    INSERT INTO scope_indexes (organisation_id, version) VALUES (:organisation_id, 1)
+    ON CONFLICT (organisation_id) DO UPDATE SET version = scope_indexes.version + 1 RETURNING version
+)
+UPDATE budgets SET index_version = next.version FROM next WHERE id = :id
+""")
+_INDEX_VERSIONS = text(
+    "SELECT organisation_id, version FROM scope_indexes WHERE organisation_id = ANY(CAST(:ids AS uuid[]))"
+)
+_SCOPES_SINCE = text("""
+SELECT b.organisation_id, b.scope, b.scope_id, b.index_version FROM budgets b
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) AS known (organisation_id, version)
+    USING (organisation_id)
+WHERE b.active AND b.index_version > known.version
+""")
+_PRESSURE = text("""
+SELECT p.id, p.available_nano, p.limit_nano, p.excess_nano,
+    p.refused_at > clock_timestamp() - make_interval(secs => :seconds) AS recalling,
+    CASE WHEN p.available_nano * :part < p.limit_nano THEN (
+        SELECT count(DISTINCT l.holder) FROM lease_allocations a JOIN leases l ON l.id = a.lease_id
+        WHERE a.period_id = p.id AND a.leased_nano > 0 AND l.state = 'open'
+    ) ELSE 1 END AS holders
+FROM budget_periods p WHERE p.id = ANY(CAST(:ids AS uuid[]))
+""")
+# At most once a second: an exhausted budget must not turn every refusal into a write.
+_NOTE_REFUSAL = text("""
+UPDATE budget_periods SET refused_at = clock_timestamp()
+WHERE id = :id AND (refused_at IS NULL OR refused_at < clock_timestamp() - interval '1 s')
 """)
 
 
@@ -133,6 +167,9 @@ class PostgresTransaction:
                 "version": budget.version,
                 "created_at": budget.created_at,
                 "model": budget.model,
+                "window_hours": budget.window_hours,
+                "reserve_normal": budget.reserves.normal,
+                "reserve_interactive": budget.reserves.interactive,
             },
         )
 
@@ -146,8 +183,38 @@ class PostgresTransaction:
                 "thresholds": list(budget.thresholds),
                 "active": budget.active,
                 "version": budget.version,
+                "reserve_normal": budget.reserves.normal,
+                "reserve_interactive": budget.reserves.interactive,
             },
         )
+
+    async def index_budget(self, budget: Budget) -> None:
+        given = {"organisation_id": budget.organisation_id, "id": budget.id}
+        await self._session.execute(_INDEX_BUDGET, given)
+
+    async def index_versions(self, organisation_ids: Collection[UUID]) -> dict[UUID, int]:
+        rows = await self._session.execute(_INDEX_VERSIONS, {"ids": list(organisation_ids)})
+        return dict.fromkeys(organisation_ids, 0) | {row.organisation_id: row.version for row in rows}
+
+    async def scopes_since(self, versions: Mapping[UUID, int]) -> list[tuple[ScopeKey, int]]:
+        given = {"ids": list(versions), "versions": list(versions.values())}
+        rows = await self._session.execute(_SCOPES_SINCE, given)
+        return [
+            (ScopeKey(row.organisation_id, Scope(row.scope), row.scope_id), row.index_version) for row in rows
+        ]
+
+    async def pressure_on(self, period_ids: Collection[UUID]) -> dict[UUID, Pressure]:
+        given = {"ids": list(period_ids), "seconds": RECALL_FOR.total_seconds(), "part": SCARCE_PART}
+        rows = await self._session.execute(_PRESSURE, given)
+        return {
+            row.id: Pressure(
+                row.available_nano, row.limit_nano, row.excess_nano, bool(row.recalling), max(row.holders, 1)
+            )
+            for row in rows
+        }
+
+    async def note_refusal(self, period_id: UUID) -> None:
+        await self._session.execute(_NOTE_REFUSAL, {"id": period_id})
 
     async def check_ledger(self, *, full: bool) -> list[Finding]:
         return await checking.check(self._session, full=full)

@@ -7,7 +7,9 @@ from uuid import UUID, uuid4
 from kairos_budget.application.announce import announce
 from kairos_budget.application.ports import Money, Transaction
 from kairos_budget.domain.book import Book
-from kairos_budget.domain.budget import Budget, PeriodKind, Scope, bounds
+from kairos_budget.domain.budget import Budget, Scope
+from kairos_budget.domain.calendar import PeriodKind
+from kairos_budget.domain.priority import NO_RESERVES, Reserves
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.budget.v1 import BudgetChangedV1
 
@@ -30,6 +32,8 @@ class NewBudget:
     time_zone: str
     thresholds: tuple[int, ...]
     model: str | None = None
+    window_hours: int | None = None
+    reserves: Reserves = NO_RESERVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class BudgetChange:
     name: str | None = None
     limit_nano: int | None = None
     thresholds: tuple[int, ...] | None = None
+    reserves: Reserves | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,11 @@ class CreateBudget:
                 version=1,
                 created_at=await tx.now(),
                 model=wish.model,
+                window_hours=wish.window_hours,
+                reserves=wish.reserves,
             )
             await tx.insert_budget(budget)
+            await tx.index_budget(budget)
             _publish(tx, "budget.created", None, budget, context)
         return budget
 
@@ -85,11 +93,14 @@ class ChangeBudget:
                 name=before.name if change.name is None else change.name,
                 limit_nano=before.limit_nano if change.limit_nano is None else change.limit_nano,
                 thresholds=before.thresholds if change.thresholds is None else change.thresholds,
+                reserves=before.reserves if change.reserves is None else change.reserves,
                 version=before.version + 1,
             )
             await tx.update_budget(after)
+            if after.reserves != before.reserves:
+                await tx.index_budget(after)
             book = Book()
-            period_id = await tx.lock_existing_period(book, after, bounds(after.period, await tx.now()))
+            period_id = await tx.lock_existing_period(book, after, after.bounds_at(await tx.now()))
             if period_id is not None:
                 book.set_limit(period_id, after.limit_nano, f"limit:{after.version}")
                 announce(tx, book)
@@ -111,6 +122,7 @@ class CloseBudget:
             before = await _active(tx, budget_id)
             after = replace(before, active=False, version=before.version + 1)
             await tx.update_budget(after)
+            await tx.index_budget(after)
             _publish(tx, "budget.closed", before, after, context)
         return after
 
@@ -149,6 +161,9 @@ def _facts(budget: Budget) -> dict[str, Any]:
         "model": budget.model,
         "limit_nano_usd": budget.limit_nano,
         "period": budget.period.value,
+        "time_zone": budget.time_zone,
+        "window_hours": budget.window_hours,
+        "reserves": {"normal": budget.reserves.normal, "interactive": budget.reserves.interactive},
         "thresholds": list(budget.thresholds),
         "active": budget.active,
     }

@@ -5,19 +5,25 @@ from uuid import UUID, uuid4
 
 from kairos_budget.application.ports import LeasePolicy, Log, Meters, Money
 from kairos_budget.domain.book import Book, BudgetExceeded
-from kairos_budget.domain.budget import ScopeChain, bounds
+from kairos_budget.domain.budget import ScopeChain
 from kairos_budget.domain.lease import Lease, LeaseState, UnknownLease
+from kairos_budget.domain.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseWish:
-    """At least `need`, at best `want`, nano-USD. With a `lease_id` it is safe to ask twice."""
+    """At least `need`, at best `want`, nano-USD. With a `lease_id` it is safe to ask twice.
+
+    `chain` names every scope of the request. The lease is for those that have a budget: which ones, the
+    answer says, so that it does not matter what the asker believes.
+    """
 
     holder: str
     chain: ScopeChain
     want: int
     need: int
     lease_id: UUID | None = None
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,14 @@ class GrantLease:
             return await self._grant(wish)
         except BudgetExceeded as refusal:
             self.meters.refused()
+            if refusal.recallable:
+                async with self.money.tenant(wish.chain.organisation_id) as tx:
+                    await tx.note_refusal(refusal.period.id)
             self.log.info(
                 "lease.refused",
                 budget_id=str(refusal.period.budget.id),
                 need_nano_usd=wish.need,
-                remaining_nano_usd=refusal.period.balances.available,
+                remaining_nano_usd=refusal.remaining,
             )
             raise
 
@@ -54,28 +63,33 @@ class GrantLease:
                 await tx.lock_leases(book, [wish.lease_id])
                 if book.leases:
                     return _again(book.leases[wish.lease_id], wish, (await tx.now()).timestamp())
+            organisation_id = wish.chain.organisation_id
+            version = (await tx.index_versions([organisation_id]))[organisation_id]
             budgets = await tx.budgets_of(wish.chain.scopes())
             opened = await tx.now()
-            current = [(budget, bounds(budget.period, opened)) for budget in budgets]
+            current = [(budget, budget.bounds_at(opened)) for budget in budgets]
             ids = await tx.lock_periods(book, [], current)
             holders = 1 + await tx.count_holders(ids, besides=wish.holder)
             # Locks may have been waited for; a lease counts from now, and never past its periods' end.
             now = await tx.now()
             lease = book.grant(
                 wish.lease_id or uuid4(),
-                chain=wish.chain,
+                chain=wish.chain.reduced({budget.key for budget in budgets}),
                 holder=wish.holder,
                 want=wish.want,
                 need=wish.need,
                 holders=holders,
                 timing=self.policy.timing(now, [each.bounds.ends_at for each in book.periods.values()]),
+                priority=wish.priority if any(budget.reserves for budget in budgets) else None,
+                index_version=version,
             )
             await tx.save(book)
         return GrantedLease(lease, milliseconds(lease.expires_at.timestamp() - now.timestamp()))
 
 
 def _again(lease: Lease, wish: LeaseWish, now: float) -> GrantedLease:
-    if lease.holder != wish.holder or lease.chain != wish.chain or lease.state is not LeaseState.OPEN:
+    fits = lease.chain.within(wish.chain) and lease.priority in {None, wish.priority}
+    if lease.holder != wish.holder or not fits or lease.state is not LeaseState.OPEN:
         raise UnknownLease(str(lease.id))
     return GrantedLease(lease, milliseconds(lease.expires_at.timestamp() - now))
 

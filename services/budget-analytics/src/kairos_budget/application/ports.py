@@ -1,6 +1,6 @@
 """What the use cases need from outside."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +10,8 @@ from uuid import UUID
 from kairos_budget.application.readings import Finding
 from kairos_budget.domain.attempt import Attempt
 from kairos_budget.domain.book import Book, Timing
-from kairos_budget.domain.budget import Bounds, Budget, ScopeKey
+from kairos_budget.domain.budget import Budget, ScopeKey
+from kairos_budget.domain.calendar import Bounds
 from kairos_contracts.llm.v1 import UsageRecordedV1
 from kairos_contracts.message import Message
 
@@ -31,6 +32,17 @@ class LeasePolicy:
         """A lease is never spent from after the end of a period it holds money of."""
         expires_at = min([now + self.ttl, *(end for end in ends if end is not None)])
         return Timing(expires_at=expires_at, suspend_after=now + self.ttl + self.grace)
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """Nano-USD of one period. `holders` is counted where little is left and 1 elsewhere."""
+
+    available: int
+    limit: int
+    excess: int
+    recalling: bool
+    holders: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,21 @@ class Transaction(Protocol):
     async def count_holders(self, period_ids: Collection[UUID], besides: str) -> int:
         """How many other processes hold open leases on these periods."""
 
+    async def index_versions(self, organisation_ids: Collection[UUID]) -> dict[UUID, int]:
+        """Versions of the indexes of scopes with budgets; 0 for an organisation that never had one.
+
+        Read it before the budgets, so that a budget made meanwhile counts as newer.
+        """
+
+    async def scopes_since(self, versions: Mapping[UUID, int]) -> list[tuple[ScopeKey, int]]:
+        """Scopes of active budgets that entered their organisation's index after the given version."""
+
+    async def pressure_on(self, period_ids: Collection[UUID]) -> dict[UUID, Pressure]:
+        """How short money is in these periods; read without locks, as a hint."""
+
+    async def note_refusal(self, period_id: UUID) -> None:
+        """Remember that a lease was refused which other holders' unused money could have served."""
+
     async def claim_attempts(self, claims: Sequence[Claim]) -> set[UUID]:
         """Write attempts nobody reported before; returns their ids.
 
@@ -115,6 +142,9 @@ class Transaction(Protocol):
     async def insert_budget(self, budget: Budget) -> None: ...
 
     async def update_budget(self, budget: Budget) -> None: ...
+
+    async def index_budget(self, budget: Budget) -> None:
+        """Give the organisation's index of scopes a new version, because of this budget."""
 
     async def check_ledger(self, *, full: bool) -> list[Finding]:
         """Compare what is stored with what the transfers say; `full` reads the whole ledger."""

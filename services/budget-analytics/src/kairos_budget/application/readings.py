@@ -6,7 +6,8 @@ from datetime import date, datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from kairos_budget.domain.budget import Bounds, Budget, ScopeChain
+from kairos_budget.domain.budget import Budget, Scope, ScopeChain
+from kairos_budget.domain.calendar import Bounds
 from kairos_budget.domain.ledger import Balances
 
 GroupBy = Literal["model", "bot", "project", "day"]
@@ -34,17 +35,42 @@ class BudgetReading:
 
 
 @dataclass(frozen=True, slots=True)
+class ScopeIndex:
+    """The scopes of an organisation that have a budget now, and whether one of each has reserves."""
+
+    version: int
+    scopes: tuple[tuple[Scope, UUID, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldReading:
+    """A hold that was open for long when its router last reported. `expires_at` is the lease's."""
+
+    attempt_id: UUID
+    lease_id: UUID
+    holder: str
+    lease_state: str
+    model: str
+    amount_nano: int
+    since: datetime
+    reported_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseReading:
     lease_id: UUID
     holder: str
     state: str
     epoch: int
     chain: ScopeChain
+    priority: str | None
     granted_nano: int
     held_nano: int
     accounted_nano: int
     reported_settled_nano: int
     reported_open_nano: int
+    returned_nano: int
     unlimited: bool
     created_at: datetime
     expires_at: datetime
@@ -111,6 +137,12 @@ class Readings(Protocol):
     async def leases(
         self, organisation_id: UUID, part: Slice, *, state: str | None
     ) -> tuple[Sequence[LeaseReading], dict[str, Any] | None]: ...
+
+    async def open_holds(
+        self, organisation_id: UUID, part: Slice
+    ) -> tuple[Sequence[HoldReading], dict[str, Any] | None]: ...
+
+    async def scope_index(self, organisation_id: UUID) -> ScopeIndex: ...
 
     async def suspense(
         self, organisation_id: UUID, part: Slice

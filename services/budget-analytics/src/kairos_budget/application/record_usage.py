@@ -15,7 +15,8 @@ from kairos_budget.application.ports import Claim, Log, Meters, Money, Transacti
 from kairos_budget.application.rollup import Rollup
 from kairos_budget.domain.attempt import Attempt, Outcome, ResolvedBy
 from kairos_budget.domain.book import Book
-from kairos_budget.domain.budget import Bounds, Budget, ScopeChain, applicable, bounds
+from kairos_budget.domain.budget import Budget, ScopeChain, applicable
+from kairos_budget.domain.calendar import Bounds
 from kairos_budget.domain.posting import Posting, posting_id
 from kairos_contracts.scopes import model_scope_id
 
@@ -162,9 +163,7 @@ def _missing(usage: Usage, budgets: Sequence[Budget]) -> Uncovered:
     if not owes.get(usage.message.outcome):
         return ()
     started: datetime = usage.message.started_at
-    return tuple(
-        (budget, bounds(budget.period, started)) for budget in budgets if started >= budget.created_at
-    )
+    return tuple((budget, budget.bounds_at(started)) for budget in budgets if started >= budget.created_at)
 
 
 def _held_periods(book: Book) -> set[UUID]:

@@ -25,6 +25,7 @@ from kairos_budget.domain.lease import (
     Lease,
     LeaseState,
     NothingSuspended,
+    Report,
     StaleEpoch,
     UnknownLease,
     slice_for,
@@ -32,14 +33,26 @@ from kairos_budget.domain.lease import (
 from kairos_budget.domain.ledger import Account, Kind, Movement, Transfer, transfer_key
 from kairos_budget.domain.period import Period
 from kairos_budget.domain.posting import Posting
+from kairos_budget.domain.priority import Priority
+from kairos_budget.domain.rolling import Window
 
 
 class BudgetExceeded(Exception):  # noqa: N818 - reads as the fact it states
-    """A budget has less left than the least that is asked for; nothing is granted from any budget."""
+    """A budget has less left than the least that is asked for; nothing is granted from any budget.
 
-    def __init__(self, period: Period) -> None:
+    `remaining` is what a lease of the same priority may still get of it, in nano-USD.
+    """
+
+    def __init__(self, period: Period, remaining: int, need: int) -> None:
         super().__init__(period.budget.name)
         self.period = period
+        self.remaining = remaining
+        self._need = need
+
+    @property
+    def recallable(self) -> bool:
+        """Whether it would fit if holders gave unused money back."""
+        return self._need <= self.remaining + self.period.balances.leased
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,7 @@ class Book:
     transfers: list[Transfer] = field(default_factory=list)
     postings: list[tuple[Posting, tuple[UUID, ...]]] = field(default_factory=list)
     spend: dict[SpendKey, SpendChange] = field(default_factory=dict)
+    windows: dict[UUID, Window] = field(default_factory=dict)
     overspends: int = 0
     changed_leases: set[UUID] = field(default_factory=set)
     changed_periods: set[UUID] = field(default_factory=set)
@@ -75,15 +89,19 @@ class Book:
         need: int,
         holders: int,
         timing: Timing,
+        priority: Priority | None = None,
+        index_version: int = 0,
     ) -> Lease:
         """Reserve the same amount from every period in the book, or nothing. Raises BudgetExceeded."""
         granted = want
         if self.periods:
-            tightest = min(self.periods.values(), key=lambda period: period.balances.available)
-            remaining = tightest.balances.available
+            tightest = min(self.periods.values(), key=lambda period: period.spendable(priority))
+            remaining = tightest.spendable(priority)
             if need > remaining:
-                raise BudgetExceeded(tightest)
+                raise BudgetExceeded(tightest, remaining, need)
             granted = slice_for(remaining=remaining, want=want, need=need, holders=holders)
+            if any(period.recalling for period in self.periods.values()):
+                granted = need
         lease = Lease(
             id=lease_id,
             chain=chain,
@@ -100,6 +118,8 @@ class Book:
                 Allocation(period.id, period.budget.id, period.bounds.ends_at)
                 for period in sorted(self.periods.values(), key=lambda each: each.id)
             ),
+            priority=priority,
+            index_version=index_version,
         )
         return self._reserve(lease, granted)
 
@@ -108,7 +128,10 @@ class Book:
         if lease.unlimited:
             granted = want
         else:
-            available = min(self.periods[each.period_id].balances.available for each in lease.allocations)
+            periods = [self.periods[each.period_id] for each in lease.allocations]
+            if any(period.recalling for period in periods):
+                return 0
+            available = min(period.spendable(lease.priority) for period in periods)
             granted = slice_for(remaining=available, want=want, need=0, holders=holders)
         if granted:
             self._reserve(lease, granted)
@@ -125,17 +148,32 @@ class Book:
             replace(lease, granted=lease.granted + amount, grants=grants, allocations=tuple(allocations))
         )
 
-    def keep(self, lease: Lease, timing: Timing, *, settled: int, unsettled: int) -> Lease:
-        """Note that the holder is alive and what it last reported."""
+    def keep(self, lease: Lease, timing: Timing, report: Report) -> Lease:
+        """Note that the holder is alive and what it last reported, and take what it gave back."""
+        back = report.returned - lease.returned
+        if back > 0:
+            # The sum it ever returned, so that a heartbeat sent twice gives back once.
+            lease = self._shrink(lease, back, f"shrink:{lease.id}:{report.returned}")
+            lease = replace(lease, returned=report.returned)
         return self._keep(
             replace(
                 lease,
                 expires_at=timing.expires_at,
                 suspend_after=timing.suspend_after,
-                reported_settled=settled,
-                reported_open=unsettled,
+                reported_settled=report.settled,
+                reported_open=report.unsettled,
+                open_holds=report.holds,
             )
         )
+
+    def _shrink(self, lease: Lease, back: int, cause: str) -> Lease:
+        allocations = []
+        for allocation in lease.allocations:
+            amount = min(back, allocation.leased)
+            movements = self.periods[allocation.period_id].balances.give_back(amount, Account.LEASED)
+            self._move(allocation.period_id, Kind.RETURN, movements, cause, lease.id)
+            allocations.append(replace(allocation, leased=allocation.leased - amount))
+        return lease.with_allocations(tuple(allocations))
 
     def close(
         self, lease_id: UUID, *, epoch: int, settled: int, suspend_after: datetime
@@ -353,7 +391,19 @@ class Book:
         key = spend_key(attempt)
         self.spend[key] = self.spend.get(key, SpendChange()).plus(change)
 
-    # Limits ---------------------------------------------------------------------------------------
+    # Limits and windows ---------------------------------------------------------------------------
+
+    def open_window(self, period_id: UUID, window: Window) -> None:
+        """Let what has left a rolling period's window be available again."""
+        self.windows[period_id] = window
+        for start in window.due():
+            amount = self.windows[period_id].amounts[start]
+            movements = self.periods[period_id].balances.give_back(amount, Account.SETTLED)
+            self._move(period_id, Kind.EXPIRE, movements, f"expire:{start.isoformat()}")
+            self.windows[period_id] = self.windows[period_id].without(start)
+            period = self.periods[period_id]
+            self.periods[period_id] = replace(period, announced=period.still_reached())
+            self.changed_periods.add(period_id)
 
     def set_limit(self, period_id: UUID, limit: int, cause: str) -> None:
         """Apply a new limit. Below what is committed it stops new leases and takes nothing back."""
@@ -389,6 +439,8 @@ class Book:
         period = self.periods[period_id]
         self.periods[period_id] = replace(period, balances=period.balances.apply(movements))
         self.changed_periods.add(period_id)
+        if period_id in self.windows and kind is not Kind.EXPIRE:
+            self.windows[period_id] = self.windows[period_id].after(movements)
         self.transfers += [
             Transfer(
                 key=transfer_key(cause, period_id, movement),

@@ -1,15 +1,16 @@
-"""A budget, the scopes it can limit, and the calendar periods it counts in."""
+"""A budget, and the scopes it can limit."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
+from kairos_budget.domain.calendar import Bounds, PeriodKind, bounds
+from kairos_budget.domain.priority import NO_RESERVES, Reserves
+
 DEFAULT_THRESHOLDS: Final = (50, 80, 100)
-# The start of a `total` period: it has begun for every moment a budget can see.
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Scope(StrEnum):
@@ -20,12 +21,6 @@ class Scope(StrEnum):
     CONTACT = "contact"
     API_KEY = "api_key"
     MODEL = "model"
-
-
-class PeriodKind(StrEnum):
-    DAY = "day"
-    MONTH = "month"
-    TOTAL = "total"
 
 
 class ScopeKey(NamedTuple):
@@ -70,23 +65,29 @@ class ScopeChain:
         members = ((scope, found) for scope, found in self.members() if found is not None)
         return (organisation, *(ScopeKey(self.organisation_id, scope, found) for scope, found in members))
 
+    def reduced(self, keys: Collection[ScopeKey]) -> Self:
+        """The chain without scopes that have no budget: requests that differ in those share a lease."""
+        kept = (
+            found if found and ScopeKey(self.organisation_id, scope, found) in keys else None
+            for scope, found in self.members()
+        )
+        return type(self)(self.organisation_id, *kept)
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Start inclusive, end exclusive; `ends_at` is None when the period never ends."""
+    def within(self, wider: Self) -> bool:
+        """Whether every scope of it is one of `wider`."""
+        return set(self.scopes()) <= set(wider.scopes())
 
-    starts_at: datetime
-    ends_at: datetime | None
-
-    def contains(self, moment: datetime) -> bool:
-        return self.starts_at <= moment and (self.ends_at is None or moment < self.ends_at)
+    def lacks(self, scope: Scope) -> bool:
+        """Whether requests on it may spend in a scope of this kind that it does not name."""
+        return any(found is None for each, found in self.members() if each is scope)
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """A limit on what one scope may spend per period. `version` counts the changes of the definition.
 
-    `model` is the name behind `scope_id` when a model is limited and was given by its name.
+    `model` is the name behind `scope_id` when a model is limited and was given by its name. `window_hours` is
+    the length of a rolling period. `time_zone` is an IANA name; calendar periods begin at its midnights.
     """
 
     id: UUID
@@ -102,22 +103,15 @@ class Budget:
     version: int
     created_at: datetime
     model: str | None = None
+    window_hours: int | None = None
+    reserves: Reserves = NO_RESERVES
 
     @property
     def key(self) -> ScopeKey:
         return ScopeKey(self.organisation_id, self.scope, self.scope_id)
 
-
-def bounds(kind: PeriodKind, moment: datetime) -> Bounds:
-    """The calendar period of `kind` that holds `moment`, in UTC."""
-    day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if kind is PeriodKind.DAY:
-        return Bounds(day, day + timedelta(days=1))
-    if kind is PeriodKind.MONTH:
-        first = day.replace(day=1)
-        # 32 days after the first is always in the next month.
-        return Bounds(first, (first + timedelta(days=32)).replace(day=1))
-    return Bounds(EPOCH, None)
+    def bounds_at(self, moment: datetime) -> Bounds:
+        return bounds(self.period, moment, self.time_zone)
 
 
 def applicable(budgets: Iterable[Budget], chain: ScopeChain) -> tuple[Budget, ...]:

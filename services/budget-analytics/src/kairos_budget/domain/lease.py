@@ -7,6 +7,7 @@ from typing import Literal, Self
 from uuid import UUID
 
 from kairos_budget.domain.budget import ScopeChain
+from kairos_budget.domain.priority import Priority
 
 
 class LeaseState(StrEnum):
@@ -37,6 +38,30 @@ class NothingSuspended(Exception):  # noqa: N818 - reads as the fact it states
 
 
 @dataclass(frozen=True, slots=True)
+class OpenHold:
+    """An attempt that has been open for long, as its router reports it."""
+
+    attempt_id: UUID
+    amount: int
+    since: datetime
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a holder says of one lease, in nano-USD.
+
+    `settled` counts whole holds of unknown attempts too, `unsettled` are open holds. `returned` is the sum of
+    all it ever gave back of the lease. `holds` are the oldest of its open holds.
+    """
+
+    settled: int = 0
+    unsettled: int = 0
+    returned: int = 0
+    holds: tuple[OpenHold, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """What a lease holds of one budget's period."""
 
@@ -57,6 +82,7 @@ class Lease:
 
     `granted` is the sum of its grants. `accounted` is what usage events have charged to it so far: costs of
     settled attempts and holds of unknown ones. `expected` is the same figure as its holder closed it with.
+    `priority` is set when a budget has reserves. `index_version`: budgets made later may need a wider chain.
     """
 
     id: UUID
@@ -73,6 +99,10 @@ class Lease:
     allocations: tuple[Allocation, ...]
     reported_settled: int = 0
     reported_open: int = 0
+    priority: Priority | None = None
+    index_version: int = 0
+    returned: int = 0
+    open_holds: tuple[OpenHold, ...] = ()
 
     @property
     def unlimited(self) -> bool:

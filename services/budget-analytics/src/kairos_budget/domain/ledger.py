@@ -32,6 +32,7 @@ class Kind(StrEnum):
     RELEASE = "release"
     RECONCILE = "reconcile"
     ADJUST = "adjust"
+    EXPIRE = "expire"
 
 
 SOURCES = frozenset({Account.LIMIT, Account.EXCESS})

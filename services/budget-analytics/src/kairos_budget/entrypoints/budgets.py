@@ -3,14 +3,17 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
+from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kairos_budget.application.define_budget import BudgetChange, BudgetClosed, NewBudget, UnknownBudget
 from kairos_budget.application.readings import BudgetReading
-from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, PeriodKind, Scope
+from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Scope
+from kairos_budget.domain.calendar import PeriodKind
 from kairos_budget.domain.money import nano_from_usd
+from kairos_budget.domain.priority import Reserves
 from kairos_budget.entrypoints.amounts import Amount, NanoAmount, UsdAmount
 from kairos_budget.entrypoints.paging import page_of
 from kairos_budget.entrypoints.use_cases import Cases, UseCases
@@ -30,6 +33,39 @@ def _rising(percents: list[int]) -> list[int]:
 Thresholds = Annotated[
     list[Annotated[int, Field(ge=1, le=100)]], Field(max_length=10), AfterValidator(_rising)
 ]
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("a time zone of the IANA database, as Europe/Zurich")
+    return name
+
+
+TimeZone = Annotated[str, Field(max_length=64), AfterValidator(_known_zone)]
+MAX_WINDOW_HOURS = 366 * 24
+Percent = Annotated[int, Field(ge=0, le=100)]
+
+
+class ReservesShape(BaseModel):
+    """Percents of the limit that only this priority and higher ones may use: a batch stops first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    normal: Percent = 0
+    interactive: Percent = 0
+
+    @model_validator(mode="after")
+    def _within_the_limit(self) -> Self:
+        if self.normal + self.interactive > 100:  # noqa: PLR2004 - percent
+            raise ValueError("reserves are at most 100 percent together")
+        return self
+
+    @classmethod
+    def of(cls, reserves: Reserves) -> Self:
+        return cls(normal=reserves.normal, interactive=reserves.interactive)
+
+    def parsed(self) -> Reserves:
+        return Reserves(self.normal, self.interactive)
 
 
 class Limit(BaseModel):
@@ -54,6 +90,7 @@ class Limit(BaseModel):
 class BudgetIn(Limit):
     """`scope_id` is the id of what is limited; for the organisation's own budget it may be left out.
 
+    Calendar periods begin at midnights of `time_zone`. A `rolling` period is the last `window_hours`, always.
     A model has no id: name it in `model`, as its deployments do.
     """
 
@@ -61,14 +98,18 @@ class BudgetIn(Limit):
     scope: Literal["organisation", "project", "team", "bot", "contact", "api_key", "model"] = "organisation"
     scope_id: UUID | None = None
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    period: Literal["day", "month", "total"] = "month"
-    time_zone: Literal["UTC"] = "UTC"
+    period: PeriodKind = PeriodKind.MONTH
+    window_hours: Annotated[int, Field(ge=1, le=MAX_WINDOW_HOURS)] | None = None
+    time_zone: TimeZone = "UTC"
     thresholds: Thresholds = list(DEFAULT_THRESHOLDS)
+    reserves: ReservesShape = ReservesShape()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.limit is None:
             raise ValueError("a budget has a limit")
+        if (self.period is PeriodKind.ROLLING) != (self.window_hours is not None):
+            raise ValueError("a rolling period has window_hours, others have not")
         if (self.model is not None) != (self.scope == "model" and self.scope_id is None):
             raise ValueError("a budget of scope model names it in model or scope_id, others do not")
         if self.scope not in {"organisation", "model"} and self.scope_id is None:
@@ -83,6 +124,7 @@ class BudgetIn(Limit):
 class BudgetPatch(Limit):
     name: Name | None = None
     thresholds: Thresholds | None = None
+    reserves: ReservesShape | None = None
 
 
 class PeriodOut(BaseModel):
@@ -112,8 +154,10 @@ class BudgetOut(BaseModel):
     model: str | None
     limit: Amount
     period: PeriodKind
+    window_hours: int | None
     time_zone: str
     thresholds: list[int]
+    reserves: ReservesShape
     active: bool
     created_at: datetime
     current: PeriodOut
@@ -129,8 +173,10 @@ class BudgetOut(BaseModel):
             model=budget.model,
             limit=Amount.of(budget.limit_nano),
             period=budget.period,
+            window_hours=budget.window_hours,
             time_zone=budget.time_zone,
             thresholds=list(budget.thresholds),
+            reserves=ReservesShape.of(budget.reserves),
             active=budget.active,
             created_at=budget.created_at,
             current=PeriodOut(
@@ -177,7 +223,9 @@ async def create(
         scope=Scope(body.scope),
         scope_id=body.limited or organisation_id,
         limit_nano=body.limit or 0,
-        period=PeriodKind(body.period),
+        period=body.period,
+        window_hours=body.window_hours,
+        reserves=body.reserves.parsed(),
         time_zone=body.time_zone,
         thresholds=tuple(body.thresholds),
         model=body.model,
@@ -216,7 +264,8 @@ async def change(
 ) -> BudgetOut:
     """A limit below what is used takes nothing back: it stops new leases until enough money returns."""
     thresholds = None if body.thresholds is None else tuple(body.thresholds)
-    wish = BudgetChange(name=body.name, limit_nano=body.limit, thresholds=thresholds)
+    reserves = None if body.reserves is None else body.reserves.parsed()
+    wish = BudgetChange(name=body.name, limit_nano=body.limit, thresholds=thresholds, reserves=reserves)
     try:
         await cases.change_budget(organisation_id, budget_id, wish, context)
     except UnknownBudget as error:

@@ -1,5 +1,6 @@
 """/internal/leases: money for router processes."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid4
 
@@ -9,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kairos_budget.application.grant_lease import LeaseWish
 from kairos_budget.application.renew_leases import Heartbeat
 from kairos_budget.domain.book import BudgetExceeded
-from kairos_budget.domain.budget import ScopeChain
-from kairos_budget.domain.lease import LeaseState, StaleEpoch, UnknownLease
+from kairos_budget.domain.budget import Scope, ScopeChain
+from kairos_budget.domain.lease import LeaseState, OpenHold, Report, StaleEpoch, UnknownLease
 from kairos_budget.domain.money import MAX_NANO
+from kairos_budget.domain.priority import Priority
 from kairos_budget.entrypoints.amounts import NanoAmount
 from kairos_budget.entrypoints.use_cases import Cases
 from kairos_contracts.permissions import Permission
@@ -20,6 +22,8 @@ from kairos_web import Problem, requires
 
 Holder = Annotated[str, Field(min_length=1, max_length=200)]
 MAX_HEARTBEATS = 2_000
+MAX_HOLDS = 100
+MAX_AGE_MS = 7 * 24 * 3_600_000
 
 
 class In(BaseModel):
@@ -42,6 +46,7 @@ class LeaseIn(In):
     want_nano: Annotated[int, Field(ge=1, le=MAX_NANO)]
     need_nano: Annotated[int, Field(ge=1, le=MAX_NANO)]
     lease_id: UUID | None = None
+    priority: Priority = Priority.NORMAL
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -62,21 +67,52 @@ class LeaseIn(In):
 
 
 class LeaseOut(BaseModel):
-    """`expires_in_ms` counts from the moment the request was sent, not from when the answer arrived."""
+    """`expires_in_ms` counts from the moment the request was sent, not from when the answer arrived.
+
+    The lease is for the scopes named here: those of the asked that have a budget. A `priority` is set when
+    one of the budgets keeps reserves. Whoever knows an older index than `index_version` reads it anew.
+    """
 
     lease_id: UUID
     epoch: int
     granted_nano: int
     unlimited: bool
     expires_in_ms: int
+    project_id: UUID | None
+    bot_id: UUID | None
+    team_id: UUID | None
+    contact_id: UUID | None
+    api_key_id: UUID | None
+    model_id: UUID | None
+    priority: Priority | None
+    index_version: int
+
+
+class OpenHoldIn(In):
+    attempt_id: UUID
+    amount_nano: NanoAmount
+    age_ms: Annotated[int, Field(ge=0, le=MAX_AGE_MS)]
+    model: Annotated[str, Field(max_length=200)] = ""
 
 
 class HeartbeatIn(In):
+    """`returned_nano` is the sum of all ever given back of the lease, `holds` its oldest open holds."""
+
     lease_id: UUID
     epoch: int
     settled_nano: NanoAmount
     open_nano: NanoAmount
     want_more_nano: NanoAmount = 0
+    returned_nano: NanoAmount = 0
+    holds: Annotated[list[OpenHoldIn], Field(max_length=MAX_HOLDS)] = []
+
+    def heartbeat(self, now: datetime) -> Heartbeat:
+        holds = (
+            OpenHold(each.attempt_id, each.amount_nano, now - timedelta(milliseconds=each.age_ms), each.model)
+            for each in self.holds
+        )
+        report = Report(self.settled_nano, self.open_nano, self.returned_nano, tuple(holds))
+        return Heartbeat(self.lease_id, self.epoch, report, self.want_more_nano)
 
 
 class RenewIn(In):
@@ -85,13 +121,25 @@ class RenewIn(In):
 
 
 class RenewalOut(BaseModel):
-    """expired: take no new hold, close it when the last open one is settled; `reason` says why."""
+    """expired: take no new hold, close it when the last open one is settled; `reason` says why.
+
+    `keep_nano`: give all unused money above it back, with the next heartbeat; null: keep it.
+    """
 
     lease_id: UUID
     status: Literal["ok", "expired", "unknown"]
     reason: str | None
     granted_more_nano: int
     expires_in_ms: int
+    index_version: int
+    keep_nano: int | None
+
+
+class IndexOut(BaseModel):
+    """`scopes` is null when the caller knows this version already."""
+
+    version: int
+    scopes: list[tuple[Scope, UUID, bool]] | None
 
 
 class CloseIn(In):
@@ -117,7 +165,7 @@ def _exceeded(error: BudgetExceeded) -> Problem:
         "decision_id": str(uuid4()),
         "budget_id": str(period.budget.id),
         "scope": period.budget.scope.value,
-        "remaining_nano": period.balances.available,
+        "remaining_nano": error.remaining,
         "limit_nano": period.balances.limit,
     }
     return Problem(402, "budget_exceeded", "A budget has too little left for this", **figures)
@@ -140,6 +188,7 @@ async def grant(cases: Cases, body: LeaseIn) -> LeaseOut:
         want=body.want_nano,
         need=body.need_nano,
         lease_id=body.lease_id,
+        priority=body.priority,
     )
     try:
         granted = await cases.grant_lease(wish)
@@ -155,22 +204,16 @@ async def grant(cases: Cases, body: LeaseIn) -> LeaseOut:
         granted_nano=lease.granted,
         unlimited=lease.unlimited,
         expires_in_ms=granted.expires_in_ms,
+        priority=lease.priority,
+        index_version=lease.index_version,
+        **{f"{scope.value}_id": found for scope, found in lease.chain.members()},
     )
 
 
 @router.post("/renew")
 async def renew(cases: Cases, body: RenewIn) -> list[RenewalOut]:
-    beats = [
-        Heartbeat(
-            lease_id=each.lease_id,
-            epoch=each.epoch,
-            settled=each.settled_nano,
-            unsettled=each.open_nano,
-            want_more=each.want_more_nano,
-        )
-        for each in body.leases
-    ]
-    renewals = await cases.renew_leases(body.holder, beats)
+    now = datetime.now(UTC)
+    renewals = await cases.renew_leases(body.holder, [each.heartbeat(now) for each in body.leases])
     return [
         RenewalOut(
             lease_id=each.lease_id,
@@ -178,9 +221,18 @@ async def renew(cases: Cases, body: RenewIn) -> list[RenewalOut]:
             reason=each.reason,
             granted_more_nano=each.granted_more,
             expires_in_ms=each.expires_in_ms,
+            index_version=each.index_version,
+            keep_nano=each.keep,
         )
         for each in renewals
     ]
+
+
+@router.get("/scopes/{organisation_id}")
+async def scopes(cases: Cases, organisation_id: UUID, known: int | None = None) -> IndexOut:
+    """The scopes with an active budget, each with whether one of its budgets keeps reserves."""
+    index = await cases.readings.scope_index(organisation_id)
+    return IndexOut(version=index.version, scopes=None if known == index.version else list(index.scopes))
 
 
 @router.post("/{lease_id}/close")

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from kairos_budget.application.readings import LeaseReading, SuspenseReading
+from kairos_budget.application.readings import HoldReading, LeaseReading, SuspenseReading
 from kairos_budget.domain.lease import LeaseState, NothingSuspended, UnknownLease
 from kairos_budget.entrypoints.amounts import Amount
 from kairos_budget.entrypoints.paging import page_of
@@ -27,8 +27,10 @@ class LeaseListed(BaseModel):
     contact_id: UUID | None
     api_key_id: UUID | None
     model_id: UUID | None
+    priority: str | None
     unlimited: bool
     granted: Amount
+    returned: Amount
     held: Amount
     settled: Amount
     open: Amount
@@ -48,12 +50,47 @@ class LeaseListed(BaseModel):
             contact_id=row.chain.contact_id,
             api_key_id=row.chain.api_key_id,
             model_id=row.chain.model_id,
+            priority=row.priority,
             unlimited=row.unlimited,
             granted=Amount.of(row.granted_nano),
+            returned=Amount.of(row.returned_nano),
             held=Amount.of(row.held_nano),
             settled=Amount.of(max(row.accounted_nano, row.reported_settled_nano)),
             open=Amount.of(row.reported_open_nano),
             created_at=row.created_at,
+            expires_at=row.expires_at,
+        )
+
+
+class HoldListed(BaseModel):
+    """An attempt that was open for long when its router last told of it.
+
+    After `expires_at` without a heartbeat the lease is suspended, and the hold counts as spent.
+    """
+
+    attempt_id: UUID
+    lease_id: UUID
+    holder: str
+    lease_state: LeaseState
+    model: str
+    amount: Amount
+    since: datetime
+    age_s: float
+    reported_at: datetime
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, row: HoldReading) -> Self:
+        return cls(
+            attempt_id=row.attempt_id,
+            lease_id=row.lease_id,
+            holder=row.holder,
+            lease_state=LeaseState(row.lease_state),
+            model=row.model,
+            amount=Amount.of(row.amount_nano),
+            since=row.since,
+            age_s=(row.reported_at - row.since).total_seconds(),
+            reported_at=row.reported_at,
             expires_at=row.expires_at,
         )
 
@@ -115,6 +152,12 @@ async def leases(
         lambda part: cases.readings.leases(organisation_id, part, state=state),
         LeaseListed.of,
     )
+
+
+@router.get("/leases/holds", dependencies=[read])
+async def holds(cases: Cases, organisation_id: CurrentOrganisation, page: Paged) -> Page[HoldListed]:
+    """Holds that stay open for long, of every router process. A page holds those of up to `limit` leases."""
+    return await page_of(page, lambda part: cases.readings.open_holds(organisation_id, part), HoldListed.of)
 
 
 @router.get("/suspense", dependencies=[read])
