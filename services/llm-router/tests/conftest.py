@@ -32,10 +32,12 @@ from kairos_router.domain.attempt import Attempt, Settlement
 from kairos_router.domain.catalogue import Capability, Catalogue, Deployment, Route, Timeouts
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Price
+from kairos_router.entrypoints.hot_http import HotProtocol
 from kairos_testkit.fake_provider import FakeProvider
 
 ORGANISATION = UUID("00000000-0000-4000-8000-00000000000a")
 ALL = frozenset(Capability)
+USAGE, BATCH = "llm.usage.recorded.v1", "llm.usage_batch.recorded.v1"
 
 
 class Clock:
@@ -153,7 +155,7 @@ class FixedCatalogue:
         routes = routes or {"default": tuple(names)}
         self.value = Catalogue(names, {name: Route(name, members) for name, members in routes.items()})
 
-    def current(self) -> Catalogue:
+    def current(self, organisation_id: UUID | None = None) -> Catalogue:
         return self.value
 
 
@@ -282,7 +284,7 @@ class Keys:
 @contextlib.asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """The application on a port of its own, in this event loop; yields its address."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False, http="httptools")
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False, http=HotProtocol)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # signals belong to pytest
     task = asyncio.create_task(server.serve())
@@ -385,7 +387,11 @@ async def watching(amqp_url: str) -> AsyncIterator[Events]:
 
     async def read(message: Any) -> None:
         async with message.process():
-            events.seen.append((message.routing_key, orjson.loads(message.body), dict(message.headers)))
+            body = orjson.loads(message.body)
+            # Records of a batch are seen one by one, as if each had come alone.
+            records = body["records"] if message.routing_key == BATCH else (body,)
+            name = USAGE if message.routing_key == BATCH else message.routing_key
+            events.seen.extend((name, record, dict(message.headers)) for record in records)
 
     connection = await aio_pika.connect(amqp_url)
     async with connection:

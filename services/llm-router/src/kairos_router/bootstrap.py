@@ -40,7 +40,7 @@ from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
 from kairos_router.entrypoints.embeddings import EMBEDDINGS, Embeddings
 from kairos_router.entrypoints.models import MODEL, MODELS, Models
-from kairos_router.entrypoints.openai_api import PREFIX, OpenAIApi
+from kairos_router.entrypoints.openai_api import OpenAIApi
 from kairos_router.entrypoints.operations import Operation
 from kairos_router.entrypoints.responses import RESPONSES, Responses
 from kairos_router.entrypoints.worker import CompletionWorker
@@ -62,17 +62,14 @@ PURGE_EVERY_S = 600.0
 
 
 class FrontDoor:
-    """/v1 past FastAPI, all else to it. `app` is the FastAPI application."""
+    """/v1 by `v1`, which HotProtocol calls; all else to FastAPI's application."""
 
-    def __init__(self, app: FastAPI, api: OpenAIApi) -> None:
+    def __init__(self, app: FastAPI, v1: OpenAIApi) -> None:
         self.app = app
-        self._api = api
+        self.v1 = v1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["path"] == PREFIX or scope["path"].startswith(PREFIX + "/")):
-            await self._api(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 class Router:
@@ -166,7 +163,7 @@ class Router:
         """Finish what has begun, report it, give the money back; then let go of the servers."""
         await self.work.stop()
         await self.worker.drain(grace)
-        left = await self.usage.buffer.flush(grace / 2)
+        left = await self.usage.flush(grace / 2)
         await self.refusals.flush(1.0)
         if not left:
             # What is settled but unreported must not be called final: the leases' expiry finds it.
@@ -220,6 +217,7 @@ def build_app(router: Router) -> FrontDoor:
         router.completions.refusal,
         service=SERVICE,
         max_body=router.settings.max_body,
+        trace_ratio=router.settings.trace_ratio,
     )
     return FrontDoor(app, api)
 

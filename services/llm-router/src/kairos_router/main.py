@@ -2,6 +2,7 @@
 
 import kairos_faults
 from kairos_router.bootstrap import SERVICE, VERSION, Router, build_app
+from kairos_router.entrypoints.hot_http import HotProtocol
 from kairos_router.settings import Settings
 from kairos_telemetry import configure
 from kairos_web import serve
@@ -24,6 +25,7 @@ def main() -> None:
             port=settings.port,
             grace=settings.shutdown_grace_s,
             forwarded_allow_ips=settings.forwarded_allow_ips,
+            http=HotProtocol,
         )
     finally:
         telemetry.shutdown()

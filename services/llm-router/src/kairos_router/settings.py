@@ -27,7 +27,9 @@ class Settings(ServiceSettings):
     worker_poll_s: float = Field(0.5, gt=0)
     claim_ttl_s: float = Field(15.0, gt=0)
     usage_buffer: int = Field(10_000, gt=0)
-    usage_publishers: int = Field(8, gt=0)
+    usage_publishers: int = Field(4, gt=0)
+    # Of /v1 requests that bring no trace of their own, this part is traced when an OTLP endpoint is set.
+    trace_ratio: float = Field(1.0, ge=0, le=1)
     max_body: int = Field(8 * 1024 * 1024, gt=0)
     keep_completions_days: int = Field(7, gt=0)
 
@@ -35,3 +37,15 @@ class Settings(ServiceSettings):
 def environment() -> Mapping[str, str]:
     """The variables kairos.toml may name: provider addresses and keys."""
     return dict(os.environ)  # noqa: TID251 - settings.py is where the environment is read
+
+
+def quiet_litellm() -> None:
+    """Switches that LiteLLM reads at import: its own price map and headers, no .env file, no calls home."""
+    os.environ.update(  # noqa: TID251 - as above
+        LITELLM_MODE="PRODUCTION",
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+        LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS="True",
+        LITELLM_LOCAL_BLOG_POSTS="True",
+        LITELLM_TELEMETRY="False",
+        LITELLM_LOG="ERROR",
+    )

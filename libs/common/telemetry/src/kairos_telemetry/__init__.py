@@ -4,10 +4,19 @@ from kairos_telemetry import metrics
 from kairos_telemetry.configuration import Telemetry, configure
 from kairos_telemetry.logs import get_logger, log_context
 from kairos_telemetry.redaction import redact
-from kairos_telemetry.tracing import current_trace_id, current_traceparent, link_to, span, tracer
+from kairos_telemetry.tracing import (
+    carried,
+    current_trace_id,
+    current_traceparent,
+    link_to,
+    span,
+    tracer,
+    worth_a_span,
+)
 
 __all__ = [
     "Telemetry",
+    "carried",
     "configure",
     "current_trace_id",
     "current_traceparent",
@@ -18,4 +27,5 @@ __all__ = [
     "redact",
     "span",
     "tracer",
+    "worth_a_span",
 ]

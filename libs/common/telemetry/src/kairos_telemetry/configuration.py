@@ -47,7 +47,9 @@ def configure(
     """Set up the process; calling it again replaces what is in force.
 
     `otlp_endpoint` is the base URL of an OTLP/HTTP receiver; without it spans are made (their ids
-    travel and appear in logs) but not sent. `exporter` is for tests: it gets each span as it ends.
+    travel and appear in logs) but not sent, and hot requests have none.
+
+    `exporter` is for tests: it gets each span as it ends.
     """
     configure_logs(
         service=service, environment=environment, version=version, log_level=log_level, stream=log_stream
@@ -64,6 +66,6 @@ def configure(
         provider.add_span_processor(
             BatchSpanProcessor(tracing.RedactingExporter(remote), schedule_delay_millis=schedule_delay_ms)
         )
-    tracing.install(provider)
+    tracing.install(provider, exports=exporter is not None or bool(otlp_endpoint))
     metrics.gauge("kairos_build_info").labels(service=service, version=version).set(1)
     return Telemetry(service, provider)

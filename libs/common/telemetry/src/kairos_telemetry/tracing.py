@@ -4,8 +4,9 @@ The provider is ours and not OpenTelemetry's global one, because the global one 
 process and a test needs a fresh exporter each time.
 """
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class _Active:
     provider: TracerProvider | NoOpTracerProvider
     tracer: Tracer
+    exports: bool = False
 
 
 def _nothing() -> _Active:
@@ -36,10 +38,14 @@ def _nothing() -> _Active:
 _active = _nothing()
 
 
-def install(provider: TracerProvider | None) -> None:
-    """Make this provider the one that `tracer()` and `span()` use; None goes back to no tracing."""
+def install(provider: TracerProvider | None, *, exports: bool = True) -> None:
+    """Make this provider the one that `tracer()` and `span()` use; None goes back to no tracing.
+
+    `exports` tells whether anybody ever sees the spans; see `worth_a_span`.
+    """
     fresh = _nothing() if provider is None else _Active(provider, provider.get_tracer(INSTRUMENTATION))
     _active.provider, _active.tracer = fresh.provider, fresh.tracer
+    _active.exports = exports and provider is not None
 
 
 def installed(provider: TracerProvider) -> bool:
@@ -68,6 +74,26 @@ def current_trace_id() -> str | None:
 def context_of(traceparent: str | None) -> Context:
     """The context a `traceparent` names. A malformed one gives an empty context: a new trace starts."""
     return _PROPAGATOR.extract({"traceparent": traceparent} if traceparent else {}, context=Context())
+
+
+def worth_a_span(traceparent: str | None, ratio: float = 1.0) -> bool:
+    """Whether a hot request should have spans: they cost more processor time than all else it needs.
+
+    Not when nobody sees them. A caller's own decision (the sampled flag of its `traceparent`) is kept;
+    of requests without one, `ratio` of them have spans.
+    """
+    if not _active.exports:
+        return False
+    if traceparent is not None:
+        return not traceparent.endswith("-00")
+    return ratio >= 1.0 or random.random() < ratio
+
+
+def carried(traceparent: str | None) -> AbstractContextManager[object]:
+    """Without a span of our own, the caller's trace goes on to whoever is called in this block."""
+    if traceparent is None:
+        return nullcontext()
+    return trace.use_span(trace.get_current_span(context_of(traceparent)), end_on_exit=False)
 
 
 def link_to(traceparent: str | None) -> Link | None:

@@ -1,16 +1,25 @@
 """Serve one application on one event loop."""
 
+import asyncio
 import signal
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
 
 
 def serve(
-    app: ASGIApp, *, host: str, port: int, grace: int = 20, forwarded_allow_ips: str = "127.0.0.1"
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    grace: int = 20,
+    forwarded_allow_ips: str = "127.0.0.1",
+    http: Literal["httptools"] | type[asyncio.Protocol] = "httptools",
 ) -> None:
     """Run until SIGTERM or SIGINT, then finish open requests for up to `grace` seconds.
 
+    `http` is the connection's protocol, uvicorn's or a subclass of it.
     Raises SystemExit with a non-zero code when the application did not start.
     """
     config = uvicorn.Config(
@@ -18,7 +27,7 @@ def serve(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=http,
         ws="websockets-sansio",
         lifespan="on",
         access_log=False,

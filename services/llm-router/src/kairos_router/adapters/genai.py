@@ -1,6 +1,7 @@
 """Spans of attempts, in the GenAI semantic conventions (v1.41). No other module knows their names."""
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -56,12 +57,22 @@ def _describe(span: Span, document: Mapping[str, object]) -> None:
 
 
 class Traced:
-    """A provider whose every call is a span; what it sends carries the span as its parent."""
+    """A provider whose every call of a traced request is a span, and the parent of what it sends."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def complete(self, call: ProviderCall) -> ProviderReply:
+    def complete(self, call: ProviderCall) -> Coroutine[Any, Any, ProviderReply]:
+        if not trace.get_current_span().is_recording():
+            return self._provider.complete(call)
+        return self._complete(call)
+
+    def open_stream(self, call: ProviderCall) -> Coroutine[Any, Any, ProviderStream]:
+        if not trace.get_current_span().is_recording():
+            return self._provider.open_stream(call)
+        return self._open_stream(call)
+
+    async def _complete(self, call: ProviderCall) -> ProviderReply:
         span = _start(call)
         usage: Usage | None = None
         try:
@@ -76,7 +87,7 @@ class Traced:
             _end(span, call, usage)
         return reply
 
-    async def open_stream(self, call: ProviderCall) -> ProviderStream:
+    async def _open_stream(self, call: ProviderCall) -> ProviderStream:
         span = _start(call)
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):

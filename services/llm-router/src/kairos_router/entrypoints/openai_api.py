@@ -1,32 +1,31 @@
-"""/v1 for OpenAI clients, as bare ASGI: on a hot request nothing is awaited but the provider.
+"""/v1 for OpenAI clients: on a hot request nothing is awaited but the provider.
 
 FastAPI's routing, validation and dependency injection cost more CPU than all else a completion needs,
-so they serve the management API only (docs/decisions/0006-bare-asgi-hot-path.md).
+so they serve the management API only (docs/decisions/0006 and 0012).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
 from opentelemetry.trace import Span, SpanKind, StatusCode
-from starlette.types import Receive, Scope, Send
 
 from kairos_router.domain.ask import Caller
 from kairos_router.entrypoints import openai_errors as errors
 from kairos_router.entrypoints.admission import Admission
 from kairos_router.entrypoints.credentials import Gate, Rejected
-from kairos_router.entrypoints.exchange import ClientGone, Exchange, TooLarge
+from kairos_router.entrypoints.exchange import Exchange
+from kairos_router.entrypoints.hot_http import ClientGone, TooLarge, Wire
 from kairos_router.entrypoints.openai_errors import ErrorAnswer, error_answer
 from kairos_router.entrypoints.operations import Operation, Operations
-from kairos_telemetry import get_logger, metrics, span
+from kairos_telemetry import carried, get_logger, metrics, span, worth_a_span
 
 _log = get_logger(__name__)
 
 PREFIX = "/v1"
-NOWHERE = "(none)"
 # A request that was broken off by its caller; nobody sees this status but logs and metrics.
 CLIENT_GONE = 499
 SERVER_ERROR = 500
@@ -52,6 +51,7 @@ class OpenAIApi:
         service: str,
         max_body: int,
         admission: Admission | None = None,
+        trace_ratio: float = 1.0,
     ) -> None:
         self._gate = gate
         self._operations = Operations(operations)
@@ -59,34 +59,40 @@ class OpenAIApi:
         self._service = service
         self._max_body = max_body
         self._admission = admission
+        self._trace_ratio = trace_ratio
+        # Looking a child of a metric up costs more than counting, so each is looked up once.
+        self._times: dict[tuple[str, str, int], Callable[[float], None]] = {}
+        self._counts: dict[tuple[str, str], Callable[[], None]] = {}
+        self._overhead = metrics.histogram("kairos_router_overhead_seconds").observe
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, perf_counter())
+    async def __call__(self, wire: Wire) -> None:
+        exchange = Exchange(wire, perf_counter())
         exchange.read_headers()
-        method = scope["method"]
-        at = self._operations.at(exchange.path)
-        operation = at.get(method)
-        template = next(iter(at.values())).template if at else NOWHERE
-        attributes = {
-            "http.request.method": method,
-            "http.route": template,
-            "kairos.request_id": exchange.request_id.decode(),
-            "kairos.completion_id": str(exchange.completion_id),
-        }
-        with span(
-            f"{method} {template}",
-            parent=exchange.traceparent,
-            kind=SpanKind.SERVER,
-            attributes=attributes,
-        ) as current:
+        if not worth_a_span(exchange.traceparent, self._trace_ratio):
+            if exchange.traceparent is None:
+                await self._handle(exchange)
+                return
+            with carried(exchange.traceparent):
+                await self._handle(exchange)
+            return
+        with span(wire.method, parent=exchange.traceparent, kind=SpanKind.SERVER) as current:
             try:
-                if operation is not None:
-                    await self._served(exchange, operation)
-                else:
-                    refusal = errors.WRONG_METHOD if at else errors.NOT_FOUND
-                    await exchange.refuse(error_answer(refusal))
+                await self._handle(exchange)
             finally:
-                self._observe(exchange, operation, template, current)
+                _describe(current, exchange)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        at = self._operations.at(exchange.path)
+        operation = at.get(exchange.method)
+        if at:
+            exchange.template = next(iter(at.values())).template
+        try:
+            if operation is not None:
+                await self._served(exchange, operation)
+            else:
+                await exchange.refuse(error_answer(errors.WRONG_METHOD if at else errors.NOT_FOUND))
+        finally:
+            self._observe(exchange, counted=operation is not None and bool(operation.kind))
 
     async def _served(self, exchange: Exchange, operation: Operation) -> None:
         """Run the operation to its end: an answer, a refusal, or a caller who has gone."""
@@ -111,7 +117,7 @@ class OpenAIApi:
                 raise  # The answer has begun: breaking the connection is the only honest end left.
             await exchange.refuse(refusal)
         finally:
-            exchange.disarm()
+            exchange.wire.disarm()
             if exchange.entry is not None:
                 exchange.entry.leave(exchange.tokens)
 
@@ -122,7 +128,6 @@ class OpenAIApi:
             exchange.entry = entry or await self._admission.admit(exchange.caller, operation.kind)
         if operation.method == "POST":
             await exchange.read_json(self._max_body)
-            exchange.watch()
         await operation.handle(exchange)
 
     async def _identify(self, exchange: Exchange, operation: Operation) -> None:
@@ -131,13 +136,12 @@ class OpenAIApi:
         # The first look needs no await: a key seen lately is in memory.
         actor = self._gate.known(credential, operation.permission)
         if actor is None:
-            client = exchange.scope.get("client")
             actor = await self._gate.admit(
                 credential,
                 operation.permission,
                 path=exchange.path,
                 request_id=exchange.request_id.decode(),
-                ip=client[0] if client else None,
+                ip=exchange.wire.peer,
             )
         exchange.actor = actor
         exchange.caller = self._gate.caller(actor)
@@ -155,29 +159,43 @@ class OpenAIApi:
             return None
         return self._refusal(error, exchange.caller, exchange.completion_id, exchange.payload)
 
-    def _observe(self, exchange: Exchange, operation: Operation | None, template: str, current: Span) -> None:
+    def _observe(self, exchange: Exchange, *, counted: bool) -> None:
         elapsed = perf_counter() - exchange.started
-        status = exchange.status or SERVER_ERROR
-        current.set_attribute("http.response.status_code", status)
-        if status >= SERVER_ERROR:
-            current.set_status(StatusCode.ERROR, exchange.outcome)
-        metrics.histogram("api_response_time_seconds").labels(
-            service=self._service, route=template, method=_method(exchange.scope), status=str(status)
-        ).observe(elapsed)
-        if operation is None or not operation.kind:
+        labels = (exchange.template, exchange.method, exchange.status or SERVER_ERROR)
+        observe = self._times.get(labels)
+        if observe is None:
+            observe = self._times[labels] = self._time_of(*labels)
+        observe(elapsed)
+        if not counted:
             return
-        metrics.counter("kairos_router_requests_total").labels(
-            route=exchange.route, outcome=exchange.outcome
-        ).inc()
+        ended = (exchange.route, exchange.outcome)
+        count = self._counts.get(ended)
+        if count is None:
+            count = self._counts[ended] = metrics.counter("kairos_router_requests_total").labels(*ended).inc
+        count()
         if exchange.outcome == "budget_exceeded":
             metrics.counter("kairos_hold_refused_total").inc()
         if exchange.provider_seconds is not None and exchange.outcome == "ok":
-            metrics.histogram("kairos_router_overhead_seconds").observe(
-                max(0.0, elapsed - exchange.provider_seconds)
-            )
+            self._overhead(max(0.0, elapsed - exchange.provider_seconds))
+
+    def _time_of(self, template: str, method: str, status: int) -> Callable[[float], None]:
+        # A caller can invent methods; a label may not grow with them.
+        known = method if method in {"GET", "POST"} else "OTHER"
+        histogram = metrics.histogram("api_response_time_seconds")
+        return histogram.labels(self._service, template, known, str(status)).observe
 
 
-def _method(scope: Scope) -> str:
-    # A caller can invent methods; a label may not grow with them.
-    method: str = scope["method"]
-    return method if method in {"GET", "POST"} else "OTHER"
+def _describe(current: Span, exchange: Exchange) -> None:
+    status = exchange.status or SERVER_ERROR
+    current.update_name(f"{exchange.method} {exchange.template}")
+    current.set_attributes(
+        {
+            "http.request.method": exchange.method,
+            "http.route": exchange.template,
+            "http.response.status_code": status,
+            "kairos.request_id": exchange.request_id.decode(),
+            "kairos.completion_id": str(exchange.completion_id),
+        }
+    )
+    if status >= SERVER_ERROR:
+        current.set_status(StatusCode.ERROR, exchange.outcome)
