@@ -67,7 +67,8 @@ def test_an_unknown_model_is_not_found() -> None:
     [
         {"routes": {"default": {"deployments": ["nobody"]}}},
         {"routes": {"default": {"deployments": []}}},
-        {"prices": {}},
+        {"prices": {"model": {"input": 1}}},
+        {"unknown": {}},
         {"deployments": {"bad name": {}}},
         {"deployments": {"one": {"kind": "openai", "api_key": "sk-do-not-write-me"}}},
     ],

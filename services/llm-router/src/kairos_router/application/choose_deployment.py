@@ -1,26 +1,24 @@
 """Choose a deployment for a request and take the hold for it."""
 
-import time
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from kairos_router.application.circuits import Circuits, NoneAvailable
 from kairos_router.application.hold_money import Wallet
-from kairos_router.application.ports import BudgetExceeded, BudgetUnavailable, CatalogueSource
+from kairos_router.application.ports import BudgetExceeded, BudgetUnavailable, CatalogueSource, Refusal
 from kairos_router.domain.ask import Ask, Caller, hold_on
 from kairos_router.domain.attempt import Hold
-from kairos_router.domain.breaker import Breaker
-from kairos_router.domain.catalogue import Deployment
-from kairos_router.domain.decision import RefusedStep
+from kairos_router.domain.catalogue import Choice, Deployment
+from kairos_router.domain.decision import NO_PRICE, RefusedStep
+from kairos_router.domain.policy import Ranking
 from kairos_router.domain.selection import Rung, clamped, fitting, ladder
 
+__all__ = ["Chooser", "Chosen", "Circuits", "NoneAvailable", "Options", "Refused", "without"]
 
-class NoneAvailable(Exception):  # noqa: N818 - reads as the fact it states
-    """Every deployment that could answer has failed lately and is left alone for `retry_after` seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"retry after {retry_after:.0f} s")
-        self.retry_after = retry_after
+# What is held for a model nobody has a price of: enough to be told whether a budget applies.
+UNPRICED_HOLD = 1
 
 
 class Refused(Exception):  # noqa: N818 - reads as the fact it states
@@ -37,50 +35,36 @@ class Chosen:
     hold: Hold
 
 
-class Circuits:
-    """The breakers of this process, one per deployment."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may answer, best first."""
 
-    def __init__(
-        self, breaker: Breaker | None = None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._fresh = breaker or Breaker()
-        self._breakers: dict[str, Breaker] = {}
-        self._clock = clock
-
-    def state(self, name: str) -> str:
-        return self._breakers.get(name, self._fresh).state
-
-    def closed(self, deployments: Sequence[Deployment]) -> tuple[Deployment, ...]:
-        """Those that may be tried now. Raises NoneAvailable."""
-        if not self._breakers:
-            return tuple(deployments)
-        now = self._clock()
-        allowed = tuple(d for d in deployments if self._breakers.get(d.name, self._fresh).allows(now))
-        if not allowed:
-            raise NoneAvailable(self._fresh.rest)
-        return allowed
-
-    def tried(self, name: str) -> None:
-        breaker = self._breakers.get(name)
-        if breaker is not None:
-            self._breakers[name] = breaker.tried(self._clock())
-
-    def succeeded(self, name: str) -> None:
-        self._breakers.pop(name, None)
-
-    def failed(self, name: str) -> None:
-        self._breakers[name] = self._breakers.get(name, self._fresh).failed(self._clock())
+    choice: Choice
+    candidates: tuple[Deployment, ...]
 
 
 class Chooser:
-    def __init__(self, catalogue: CatalogueSource, wallet: Wallet, circuits: Circuits) -> None:
+    def __init__(
+        self,
+        catalogue: CatalogueSource,
+        wallet: Wallet,
+        circuits: Circuits,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._catalogue = catalogue
         self._wallet = wallet
         self._circuits = circuits
+        self._chance = chance
 
-    def candidates(self, ask: Ask) -> tuple[Deployment, ...]:
+    def options(self, ask: Ask, caller: Caller) -> Options:
         """Raises ModelNotFound, NothingFits, NoneAvailable."""
-        return self._circuits.closed(fitting(ask, self._catalogue.current().candidates(ask.model)))
+        catalogue = self._catalogue.current(caller.scope.organisation_id)
+        choice = catalogue.choice(ask.model)
+        ordered = choice.all
+        if not choice.plain:
+            ordered = Ranking(ask, caller, catalogue, self._circuits, self._chance).order(choice)
+        return Options(choice, self._circuits.closed(fitting(ask, ordered)))
 
     async def afford(
         self, ask: Ask, caller: Caller, candidates: Sequence[Deployment], attempt_id: UUID
@@ -104,6 +88,8 @@ class Chooser:
         self, ask: Ask, caller: Caller, rung: Rung, attempt_id: UUID, steps: list[RefusedStep]
     ) -> Chosen | None:
         """The rung in full, or clamped to what remains, or None with the reasons in `steps`."""
+        if not rung.deployment.price.known:
+            return await self._unpriced(caller, rung, attempt_id, steps)
         wanted: Rung | None = rung
         for _ in range(2):
             if wanted is None:
@@ -114,22 +100,38 @@ class Chooser:
             try:
                 return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id))
             except BudgetExceeded as error:
-                refusal = error.refusal
-                steps.append(
-                    RefusedStep(
-                        deployment=wanted.deployment.name,
-                        max_tokens=wanted.max_tokens,
-                        hold_nano_usd=amount,
-                        remaining_nano_usd=refusal.remaining,
-                        limit_nano_usd=refusal.limit,
-                        scope=refusal.scope,
-                        budget_id=refusal.budget_id,
-                        budget_decision_id=refusal.decision_id,
-                    )
-                )
-                wanted = clamped(ask, rung, refusal.remaining)
+                steps.append(_step(wanted, amount, error.refusal))
+                wanted = clamped(ask, rung, error.refusal.remaining)
+        return None
+
+    async def _unpriced(
+        self, caller: Caller, rung: Rung, attempt_id: UUID, steps: list[RefusedStep]
+    ) -> Chosen | None:
+        """Nobody knows what it would cost, so it may run only where no budget applies."""
+        try:
+            hold = await self._wallet.hold(caller, UNPRICED_HOLD, attempt_id)
+        except BudgetExceeded as error:
+            steps.append(_step(rung, UNPRICED_HOLD, error.refusal))
+            return None
+        if self._wallet.unlimited(hold):
+            return Chosen(rung, hold)
+        self._wallet.finish(hold, "released", 0)
+        steps.append(RefusedStep(rung.deployment.name, rung.max_tokens, 0, reason=NO_PRICE))
         return None
 
 
+def _step(rung: Rung, amount: int, refusal: Refusal) -> RefusedStep:
+    return RefusedStep(
+        deployment=rung.deployment.name,
+        max_tokens=rung.max_tokens,
+        hold_nano_usd=amount,
+        remaining_nano_usd=refusal.remaining,
+        limit_nano_usd=refusal.limit,
+        scope=refusal.scope,
+        budget_id=refusal.budget_id,
+        budget_decision_id=refusal.decision_id,
+    )
+
+
 def without(candidates: Sequence[Deployment], tried: Deployment) -> tuple[Deployment, ...]:
-    return tuple(candidate for candidate in candidates if candidate.name != tried.name)
+    return tuple(candidate for candidate in candidates if candidate is not tried)

@@ -113,6 +113,11 @@ class Wallet:
         if not lease.holds and lease.retired:
             self.low.set()
 
+    def unlimited(self, hold: Hold) -> bool:
+        """Whether no budget applies to what the hold was taken for."""
+        lease = self._by_id.get(hold.lease_id) if hold.lease_id else None
+        return lease is not None and lease.balance.unlimited
+
     def forget(self, organisation_id: UUID) -> None:
         """The organisation's budgets changed: its leases take no more holds, so that all is asked anew."""
         for lease in self._by_id.values():

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from kairos_router.domain.ask import Operation
 from kairos_router.domain.attempt import Attempt, Settlement
-from kairos_router.domain.catalogue import Catalogue, Deployment
+from kairos_router.domain.catalogue import Catalogue, Deployment, Priority
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Usage
+from kairos_router.domain.scope_index import ScopeIndex
 
 
 class Fault(Enum):
@@ -58,6 +59,20 @@ class ProviderFailed(Exception):  # noqa: N818 - reads as the fact it states
         self.may_have_run = may_have_run
         self.body = body
         self.retry_after = retry_after
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same deployment may do better a moment later."""
+        return self.fault in {Fault.RATE_LIMITED, Fault.UNREACHABLE, Fault.FAILED, Fault.BROKEN}
+
+    @property
+    def wait(self) -> float | None:
+        """How many seconds the provider asks to be left alone, when it gave a number."""
+        try:
+            seconds = float(self.retry_after) if self.retry_after else 0.0
+        except ValueError:
+            return None
+        return seconds if 0 < seconds < float("inf") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +137,45 @@ class Provider(Protocol):
 
 
 class CatalogueSource(Protocol):
-    def current(self) -> Catalogue:
-        """Without waiting: hot requests call it."""
+    def current(self, organisation_id: UUID | None = None) -> Catalogue:
+        """The organisation's own catalogue over the shared one. Without waiting: hot requests call it."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """Counts what a request's text really is, off the event loop when it is long."""
+
+    async def count(self, payload: Mapping[str, Any], tokenizer: str | None) -> tuple[int, str]:
+        """The tokens, and which tokenizer counted them: the one asked for, or the best guess."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease as budget-analytics grants it. `expires_in` is in seconds from the request."""
+    """A lease as budget-analytics grants it. `expires_in` is in seconds from the request.
+
+    `scope` is what the lease is for: the scopes of the request that have a budget. `priority` is set when one
+    of those budgets keeps reserves. `index_version` is the newest version of the organisation's index.
+    """
 
     lease_id: UUID
     epoch: int
     granted: int
     unlimited: bool
     expires_in: float
+    scope: Scope
+    priority: Priority | None = None
+    index_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OldHold:
+    """A hold that has been open for long; `age` in seconds."""
+
+    attempt_id: UUID
+    amount: int
+    age: float
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +185,23 @@ class RenewalRequest:
     settled: int
     open: int
     want_more: int
+    returned: int = 0
+    holds: tuple[OldHold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """ok: go on. expired: take no new hold, close it when the last one has ended. unknown: it is gone."""
+    """ok: go on. expired: take no new hold, close it when the last one has ended. unknown: it is gone.
+
+    `keep` is the most free money the lease may keep; None: as much as it has.
+    """
 
     lease_id: UUID
     status: Literal["ok", "expired", "unknown"]
     granted_more: int
     expires_in: float
+    index_version: int = 0
+    keep: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +234,14 @@ class LeaseOver(Exception):  # noqa: N818 - reads as the fact it states
 class Budgets(Protocol):
     """budget-analytics, the authority. Every call raises BudgetUnavailable when it can't be reached."""
 
-    async def grant(self, scope: Scope, lease_id: UUID, *, want: int, need: int) -> Grant:
-        """Asking again with the same id grants once.
+    async def scopes(self, organisation_id: UUID) -> ScopeIndex:
+        """Which scopes have a budget now."""
+        ...
+
+    async def grant(
+        self, scope: Scope, lease_id: UUID, *, want: int, need: int, priority: Priority = "normal"
+    ) -> Grant:
+        """`scope` names everything the request belongs to. Asking again with the same id grants once.
 
         Raises BudgetExceeded when `need` does not fit, LeaseOver when the id has been used up.
         """

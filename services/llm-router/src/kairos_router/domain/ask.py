@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from kairos_router.domain.catalogue import Capability, Deployment
+from kairos_router.domain.catalogue import Capability, Deployment, Priority
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import (
     AUDIO_IN,
@@ -22,15 +22,14 @@ from kairos_router.domain.pricing import (
 
 # English text has about four bytes a token; three leave a third as margin, and hold for most scripts.
 BYTES_PER_TOKEN = 3
-# For the choice by context window only, where too high a guess would exclude a model that fits.
-BYTES_PER_TOKEN_AT_MOST = 4
+# For the choice by context window only, where too high a guess would exclude a model that fits: prose has
+# up to six, and what this lets through is counted.
+BYTES_PER_TOKEN_AT_MOST = 8
 ESTIMATE_MARGIN_TOKENS = 8
 MAX_CHOICES = 128
 # The most calls of a paid tool one request may make, unless it names a smaller number itself.
 MAX_TOOL_CALLS = 16
 
-# A request's claim on money that runs short, smallest first: a batch stops before a customer does.
-Priority = Literal["batch", "normal", "interactive"]
 PRIORITIES: tuple[Priority, ...] = ("batch", "normal", "interactive")
 # What a provider is asked to do; the words of usage records.
 Operation = Literal["chat", "responses", "embeddings"]
@@ -68,6 +67,7 @@ class Ask:
     `native` names the parameter that only a provider with the operation's own API can serve.
     `kinds` says which dearer kinds of tokens the request can cause (see pricing), `tool_calls` the most
     calls of paid tools, `service` the service tier asked for.
+    `tokens` is how many tokens the text really has, once counted, by the `tokenizer` of that name.
     """
 
     model: str
@@ -86,6 +86,8 @@ class Ask:
     kinds: int = PLAIN
     tool_calls: tuple[tuple[str, int], ...] = ()
     service: str = STANDARD
+    tokens: int | None = None
+    tokenizer: str | None = None
 
 
 def _positive(payload: Mapping[str, Any], name: str, most: int | None = None) -> int | None:
@@ -220,7 +222,10 @@ def max_tokens_on(ask: Ask, deployment: Deployment) -> int:
 
 def bounds_on(ask: Ask, deployment: Deployment, max_tokens: int) -> Bounds:
     """The most tokens the attempt can use. A provider refuses input above its context window."""
-    text = ask.size + ask.images * deployment.image_tokens + deployment.input_margin
+    size = ask.size
+    if ask.tokens is not None and ask.tokenizer == deployment.tokenizer and ask.longest is None:
+        size = min(size, ask.tokens)
+    text = size + ask.images * deployment.image_tokens + deployment.input_margin
     kinds = ask.kinds
     if deployment.price.charges_cache_writes and mentions(ask.payload, "cache_control"):
         kinds |= CACHE_WRITES

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from kairos_router.domain.ask import Ask, Caller, estimate_usage
+from kairos_router.domain.ask import Ask, Caller, Operation, estimate_usage
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.domain.pricing import Usage, cost
 from kairos_router.domain.selection import Degraded
@@ -17,7 +17,7 @@ Outcome = Literal["settled", "released", "unknown"]
 class Hold:
     """Money kept for one attempt. `lease_id` is None when the attempt can't cost anything.
 
-    `taken_at` is in seconds of the process's monotonic clock.
+    `taken_at` is in seconds of the process's monotonic clock. `model` is the deployment's, a scope of its own.
     """
 
     attempt_id: UUID
@@ -25,6 +25,7 @@ class Hold:
     amount: int
     lease_id: UUID | None
     taken_at: float
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Attempt:
     hold: Hold
     stream: bool
     started_at: datetime
+    route: str | None = None
+    operation: Operation = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Settlement:
     status: int
     latency_ms: int
     time_to_first_token_ms: int | None = None
+    error: str | None = None
 
 
 def settled(
@@ -73,9 +77,9 @@ def settled(
     return Settlement("settled", usage, charge, status, latency_ms, time_to_first_token_ms)
 
 
-def released(*, status: int, latency_ms: int) -> Settlement:
-    return Settlement("released", Usage(0, 0), 0, status, latency_ms)
+def released(*, status: int, latency_ms: int, error: str | None = None) -> Settlement:
+    return Settlement("released", Usage(0, 0), 0, status, latency_ms, error=error)
 
 
-def unknown(*, status: int, latency_ms: int) -> Settlement:
-    return Settlement("unknown", Usage(0, 0), 0, status, latency_ms)
+def unknown(*, status: int, latency_ms: int, error: str | None = None) -> Settlement:
+    return Settlement("unknown", Usage(0, 0), 0, status, latency_ms, error=error)

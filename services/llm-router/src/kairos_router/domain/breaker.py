@@ -32,6 +32,24 @@ class Breaker:
         opened_at = now if failures >= self.threshold else self.opened_at
         return type(self)(self.threshold, self.rest, failures, opened_at)
 
+    def resting(self, now: float, seconds: float) -> Self:
+        """The provider asked to be left alone for a while: nothing goes there until then."""
+        return type(self)(self.threshold, self.rest, self.failures, now + seconds - self.rest)
+
+    def suspected(self) -> Self:
+        """Another process saw it fail: one failure here is enough to open."""
+        return type(self)(self.threshold, self.rest, max(self.failures, self.threshold - 1), self.opened_at)
+
+    def left(self, now: float) -> float:
+        """Seconds until it may be tried again."""
+        return 0.0 if self.opened_at is None else max(0.0, self.opened_at + self.rest - now)
+
+    def state_at(self, now: float) -> str:
+        """closed, open, or half_open: rested, and the next request decides."""
+        if self.opened_at is None:
+            return "closed"
+        return "half_open" if self.allows(now) else "open"
+
     @property
     def state(self) -> str:
         return "closed" if self.opened_at is None else "open"

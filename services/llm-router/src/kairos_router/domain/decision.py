@@ -6,19 +6,26 @@ from uuid import UUID
 
 from kairos_router.domain.ask import Caller
 
+OVER_BUDGET = "over_budget"
+NO_PRICE = "no_price"
+
 
 @dataclass(frozen=True, slots=True)
 class RefusedStep:
-    """One rung of the ladder that did not fit. Amounts in nano-USD."""
+    """One way to answer that was not possible. Amounts in nano-USD.
+
+    `reason` is over_budget, no_price, or in words what the deployment lacks.
+    """
 
     deployment: str
     max_tokens: int
     hold_nano_usd: int
-    remaining_nano_usd: int
-    limit_nano_usd: int
-    scope: str
-    budget_id: UUID | None
-    budget_decision_id: UUID | None
+    remaining_nano_usd: int = 0
+    limit_nano_usd: int = 0
+    scope: str = ""
+    budget_id: UUID | None = None
+    budget_decision_id: UUID | None = None
+    reason: str = OVER_BUDGET
 
 
 @dataclass(frozen=True, slots=True)

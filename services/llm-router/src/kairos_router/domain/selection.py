@@ -31,8 +31,11 @@ class Rung:
     degraded: Degraded | None
 
 
+TOO_SMALL = "context window too small"
+
+
 def unfit(ask: Ask, deployment: Deployment) -> str | None:
-    """Why the deployment can't answer, or None when it can."""
+    """Why the deployment can't answer, or None when it can or may."""
     capabilities = deployment.capabilities
     if (
         ask.operation != "embeddings"
@@ -40,21 +43,35 @@ def unfit(ask: Ask, deployment: Deployment) -> str | None:
         and Capability.CHAT not in capabilities
     ):
         return "makes embeddings only"
-    missing = ask.needs - capabilities
-    if missing:
-        return "lacks " + ", ".join(sorted(missing))
+    if not ask.needs <= capabilities:
+        return "lacks " + ", ".join(sorted(ask.needs - capabilities))
+    return TOO_SMALL if fewest_tokens(ask, deployment) > deployment.context_window else None
+
+
+def fewest_tokens(ask: Ask, deployment: Deployment) -> int:
+    """How many tokens of the context window the request takes: counted, or guessed from below."""
+    output = max_tokens_on(ask, deployment)
+    if ask.tokens is not None:
+        return ask.tokens + ask.images * deployment.image_tokens + output
     size = ask.size if ask.longest is None else ask.longest
-    if size // BYTES_PER_TOKEN_AT_MOST + max_tokens_on(ask, deployment) > deployment.context_window:
-        return "context window too small"
-    return None
+    return size // BYTES_PER_TOKEN_AT_MOST + output
+
+
+def unsure(ask: Ask, deployment: Deployment) -> bool:
+    """Whether the request may be too long for the deployment: its bytes are, and nobody has counted."""
+    size = ask.size if ask.longest is None else ask.longest
+    return ask.tokens is None and size + max_tokens_on(ask, deployment) > deployment.context_window
 
 
 def fitting(ask: Ask, deployments: Sequence[Deployment]) -> tuple[Deployment, ...]:
-    """The deployments that can answer, in the route's order. Raises NothingFits."""
-    reasons = {deployment.name: unfit(ask, deployment) for deployment in deployments}
-    fit = tuple(deployment for deployment in deployments if reasons[deployment.name] is None)
+    """The deployments that can answer, in their order. Raises NothingFits."""
+    reasons = [unfit(ask, deployment) for deployment in deployments]
+    if not any(reasons):
+        return tuple(deployments)
+    named = list(zip(deployments, reasons, strict=True))
+    fit = tuple(deployment for deployment, reason in named if reason is None)
     if not fit:
-        raise NothingFits({name: reason for name, reason in reasons.items() if reason})
+        raise NothingFits({deployment.name: reason for deployment, reason in named if reason})
     return fit
 
 

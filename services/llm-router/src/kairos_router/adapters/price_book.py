@@ -1,0 +1,77 @@
+"""Prices by name: own ones of an organisation, its imported book, the file's, the vendored book."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import orjson
+from pydantic import ValidationError
+
+from kairos_router.adapters import price_map
+from kairos_router.adapters.price_documents import read_price
+from kairos_router.domain.pricing import Price
+from kairos_telemetry import get_logger
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Book:
+    """One import. `models` maps names to price documents; the vendored one converts them when asked."""
+
+    version: str
+    source: str
+    models: Mapping[str, Mapping[str, Any]]
+    raw: bool = False
+
+    def document(self, name: str) -> Mapping[str, Any] | None:
+        found = self.models.get(name)
+        if found is None or not self.raw:
+            return found
+        return price_map.document_of(found)
+
+
+def vendored_book() -> Book:
+    """The copy that comes with the package. Its content names its version."""
+    entries = orjson.loads(price_map.vendored())
+    return Book(f"litellm-{price_map.fingerprint(entries)}", "vendored", entries, raw=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    version: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PriceBook:
+    """Own names win over shared ones, and single prices over books."""
+
+    singles: Mapping[UUID | None, Mapping[str, Named]] = field(default_factory=dict)
+    books: Mapping[UUID | None, Book] = field(default_factory=dict)
+
+    def named(self, organisation_id: UUID | None, name: str) -> Named | None:
+        owners = (organisation_id, None) if organisation_id is not None else (None,)
+        for owner in owners:
+            single = self.singles.get(owner, {}).get(name)
+            if single is not None:
+                return single
+            book = self.books.get(owner)
+            document = book.document(name) if book is not None else None
+            if book is not None and document is not None:
+                return Named(book.version, document)
+        return None
+
+    def price(self, organisation_id: UUID | None, names: Sequence[str]) -> Price | None:
+        """The price of the first of the names that has one."""
+        for name in names:
+            found = self.named(organisation_id, name)
+            if found is None:
+                continue
+            try:
+                return read_price(found.document, found.version)
+            except ValidationError:
+                # Written by another release of the router: a model nobody can price is not sold.
+                _log.error("price_unreadable", price=name, version=found.version)
+        return None
