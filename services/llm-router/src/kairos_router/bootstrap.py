@@ -18,6 +18,7 @@ from kairos_persistence import Database, DatabaseUnavailable, create_engine
 from kairos_router.adapters.budget_client import BudgetClient
 from kairos_router.adapters.buffer import Buffer
 from kairos_router.adapters.genai import Traced
+from kairos_router.adapters.litellm_upstream import LiteLLMUpstream
 from kairos_router.adapters.local_embeddings import LocalEmbeddings
 from kairos_router.adapters.minilm import MiniLM
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
@@ -44,7 +45,7 @@ from kairos_router.entrypoints.openai_api import OpenAIApi
 from kairos_router.entrypoints.operations import Operation
 from kairos_router.entrypoints.responses import RESPONSES, Responses
 from kairos_router.entrypoints.worker import CompletionWorker
-from kairos_router.settings import Settings, environment
+from kairos_router.settings import Settings, environment, quiet_litellm
 from kairos_web import (
     Background,
     HealthCheck,
@@ -105,10 +106,12 @@ class Router:
         self.wallet = Wallet(authority, policy)
         self.circuits = Circuits()
         self.embedder = MiniLM()
+        self.litellm = LiteLLMUpstream(quiet_litellm)
         self.providers: dict[str, Provider] = {
             "simulator": Traced(TranslatedResponses(Simulator())),
             "openai": Traced(TranslatedResponses(OpenAIUpstream())),
             "local": Traced(LocalEmbeddings(self.embedder)),
+            "litellm": Traced(TranslatedResponses(self.litellm)),
         }
         self.usage = UsageJournal(self.bus, capacity=settings.usage_buffer)
         self.decisions = PostgresDecisions(self.database)
@@ -154,6 +157,9 @@ class Router:
         for number in range(self.settings.usage_publishers):
             start(f"usage-{number}", self.usage.buffer.run)
         self.work.start("completions", self.worker.claim_forever)
+        if any(each.kind == "litellm" for each in self.catalogue.current().deployments.values()):
+            # Its import takes seconds, which no request should wait for.
+            await self.litellm.warm()
         try:
             yield
         finally:

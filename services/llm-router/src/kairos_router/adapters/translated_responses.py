@@ -14,7 +14,9 @@ from kairos_router.domain.pricing import Usage
 
 
 def _translates(call: ProviderCall) -> bool:
-    return call.operation == "responses" and Capability.RESPONSES not in call.deployment.capabilities
+    deployment = call.deployment
+    native = deployment.kind == "openai" and Capability.RESPONSES in deployment.capabilities
+    return call.operation == "responses" and not native
 
 
 def _as_chat(call: ProviderCall) -> ProviderCall:

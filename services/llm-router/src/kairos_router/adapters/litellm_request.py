@@ -1,0 +1,147 @@
+"""What LiteLLM's SDK is asked, from a caller's request: nothing else of the request reaches it.
+
+The SDK takes its own controls (addresses, keys, fallbacks, mock answers) as arguments beside OpenAI's fields,
+so only fields on a list pass. It also fetches pictures and files by address, from inside our network; those
+are refused, as are its names for reading the process's environment.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
+from kairos_router.domain.catalogue import Deployment
+
+# OpenAI's fields, and Anthropic's `thinking`. The output limit, model and streaming are ours.
+_FIELDS = frozenset(
+    {
+        "messages",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "service_tier",
+        "stop",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+# What a deployment may say in `options`.
+OPTIONS = frozenset(
+    {
+        "api_version",
+        "aws_access_key_id",
+        "aws_bedrock_runtime_endpoint",
+        "aws_region_name",
+        "aws_role_name",
+        "aws_secret_access_key",
+        "aws_session_name",
+        "aws_session_token",
+        "organization",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
+# These find credentials in the machine they run on when none are given.
+_AMBIENT = frozenset({"bedrock", "vertex_ai"})
+_CREDENTIALS = frozenset({"aws_secret_access_key", "vertex_credentials"})
+_ENVIRONMENT = "os.environ/"
+# Far beyond our own limits, which end a call.
+_NEVER_S = 3_600.0
+
+
+def arguments(call: ProviderCall) -> dict[str, Any]:
+    """The SDK's arguments for a chat completion. Raises ProviderFailed."""
+    require_embedded(call.payload)
+    asked = {name: value for name, value in call.payload.items() if name in _FIELDS}
+    asked = {name: value for name, value in asked.items() if name not in call.deployment.dialect.strip}
+    return {**asked, **connection(call.deployment), "max_tokens": call.max_tokens}
+
+
+def embedding_arguments(call: ProviderCall) -> dict[str, Any]:
+    """The SDK's arguments for embeddings. Raises ProviderFailed."""
+    asked = {
+        name: call.payload[name] for name in ("input", "dimensions") if call.payload.get(name) is not None
+    }
+    return {**asked, "encoding_format": "float", **connection(call.deployment)}
+
+
+def connection(deployment: Deployment) -> dict[str, Any]:
+    """Where to, as whom, and without retries: the router makes its own, each with a hold."""
+    options = dict(deployment.dialect.options)
+    provider = "vertex_ai" if deployment.provider == "vertex" else deployment.provider
+    texts = [deployment.base_url, deployment.api_key or "", deployment.model, *options.values()]
+    if options.keys() - OPTIONS or any(_ENVIRONMENT in text for text in texts):
+        raise _misconfigured("an option is not allowed")
+    if not options.get("vertex_credentials", "{").lstrip().startswith("{"):
+        raise _misconfigured("vertex_credentials must be the JSON itself, not a file")
+    named = deployment.api_key or options.keys() & _CREDENTIALS
+    if not named and (provider not in _AMBIENT or deployment.base_url):
+        # The SDK would take a key from our environment and send it to that address.
+        raise _misconfigured("the deployment has no key")
+    found: dict[str, Any] = {
+        **options,
+        "model": f"{provider}/{deployment.model}",
+        "timeout": _NEVER_S,
+        "num_retries": 0,
+        "max_retries": 0,
+        "drop_params": True,
+        # Its handler of remote tools wants a package that is not there, and would call them itself.
+        "_skip_mcp_handler": True,
+    }
+    if deployment.api_key:
+        found["api_key"] = deployment.api_key
+    if deployment.base_url:
+        found["api_base"] = deployment.base_url
+    if deployment.dialect.headers:
+        found["extra_headers"] = dict(deployment.dialect.headers)
+    return found
+
+
+def require_embedded(payload: Mapping[str, Any]) -> None:
+    """Raises ProviderFailed for a picture or file by address, and for a tool that somebody else runs."""
+    for part in _parts(payload.get("messages")):
+        image, file = part.get("image_url"), part.get("file")
+        address = image.get("url") if isinstance(image, dict) else image
+        if address is not None and not str(address).startswith("data:"):
+            raise refused("this deployment takes images as data: addresses only", "messages")
+        if isinstance(file, dict) and (file.get("file_id") or file.get("format")):
+            raise refused("this deployment takes files as file_data only", "messages")
+        if part.get("type") not in {"text", "image_url", "file", "input_audio", "refusal", "thinking"}:
+            raise refused("this deployment does not know that type of content", "messages")
+    for tool in payload.get("tools") or ():
+        if not isinstance(tool, dict) or tool.get("type") != "function":
+            raise refused("this deployment takes function tools only", "tools")
+
+
+def _parts(messages: Any) -> Iterator[Mapping[str, Any]]:
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        yield from (part for part in content if isinstance(part, dict)) if isinstance(content, list) else ()
+
+
+def refused(message: str, param: str | None = None, code: str = "invalid_request") -> ProviderFailed:
+    """The request is at fault; the caller gets OpenAI's error."""
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return ProviderFailed(Fault.INVALID_REQUEST, status=400, body=orjson.dumps({"error": error}))
+
+
+def _misconfigured(detail: str) -> ProviderFailed:
+    return ProviderFailed(Fault.MISCONFIGURED, detail=detail)

@@ -1,0 +1,418 @@
+"""Providers reached by LiteLLM's SDK, held to fakes that answer in the shapes the providers document."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from kairos_router.adapters.litellm_upstream import LiteLLMUpstream, PoisonedRelease, require_clean
+from kairos_router.adapters.translated_responses import TranslatedResponses
+from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
+from kairos_router.domain.catalogue import Deployment, Dialect, Timeouts
+from kairos_router.settings import quiet_litellm
+from kairos_testkit.fake_answers import count_tokens
+from kairos_testkit.fake_anthropic import FakeAnthropic
+from kairos_testkit.fake_gemini import FakeGemini
+from kairos_testkit.faults_script import Fault as Script
+from kairos_testkit.ports import free_port
+
+SOURCES = Path(__file__).parents[1] / "src"
+# The first test imports the SDK, which takes seconds on a busy machine.
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),  # The SDK's own; what it warns of is not ours to mend.
+]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+async def sdk() -> AsyncIterator[LiteLLMUpstream]:
+    upstream = LiteLLMUpstream(quiet_litellm)
+    await upstream.warm()
+    yield upstream
+    await upstream.close()
+
+
+@pytest.fixture
+def claude() -> Iterator[FakeAnthropic]:
+    with FakeAnthropic() as running:
+        yield running
+
+
+@pytest.fixture
+def gemini() -> Iterator[FakeGemini]:
+    with FakeGemini() as running:
+        yield running
+
+
+def at(provider: str, model: str, base_url: str, kit: SimpleNamespace, **more: Any) -> Deployment:
+    values = {"timeouts": Timeouts(first_byte=30.0, idle=30.0), "api_key": "secret-key"} | more
+    deployment: Deployment = kit.deployment(
+        provider, kind="litellm", provider=provider, model=model, base_url=base_url, **values
+    )
+    return deployment
+
+
+@pytest.fixture
+def to_claude(claude: FakeAnthropic, kit: SimpleNamespace) -> Deployment:
+    return at("anthropic", "claude-sonnet-4-5", claude.base_url, kit)
+
+
+def asks(deployment: Deployment, text: str = "hello there", **more: Any) -> ProviderCall:
+    include_usage = more.pop("include_usage", False)
+    payload = {"model": "m", "messages": [{"role": "user", "content": text}]} | more
+    return ProviderCall(deployment, payload, 50, uuid4(), include_usage)
+
+
+async def pieces(upstream: Any, call: ProviderCall) -> tuple[list[Any], Any]:
+    """The documents of a stream to its end, and the stream."""
+    stream = await upstream.open_stream(call)
+    events = b""
+    while piece := await stream.next():
+        events += piece
+    data = [line[6:] for line in events.splitlines() if line.startswith(b"data: ")]
+    assert data.pop() == b"[DONE]"
+    stream.close()
+    return [json.loads(each) for each in data], stream
+
+
+async def failure(upstream: LiteLLMUpstream, call: ProviderCall) -> ProviderFailed:
+    with pytest.raises(ProviderFailed) as caught:
+        await upstream.complete(call)
+    return caught.value
+
+
+async def test_a_plain_answer_of_anthropic_counts_its_caches_within_the_input(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment
+) -> None:
+    claude.cached, claude.written = 40, 8
+    reply = await sdk.complete(asks(to_claude, temperature=0.5))
+    assert reply.document["object"] == "chat.completion"
+    assert reply.document["choices"][0]["message"]["content"] == "echo: hello there"
+    assert orjson.loads(reply.body) == reply.document
+    (record,) = claude.records
+    assert (record.body["max_tokens"], record.body["temperature"]) == (50, 0.5)
+    assert record.headers["x-api-key"] == "secret-key"
+    assert reply.usage is not None
+    fresh = record.usage["input_tokens"]
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (
+        fresh + 48,
+        record.usage["output_tokens"],
+    )
+    assert (reply.usage.cached_input_tokens, reply.usage.cache_write_tokens) == (40, 8)
+
+
+async def test_a_stream_of_anthropic_becomes_openai_events(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment
+) -> None:
+    claude.cached = 40
+    chunks, stream = await pieces(sdk, asks(to_claude, "one two three", include_usage=True))
+    text = "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+    assert text == "echo: one two three"
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len([chunk for chunk in chunks if chunk["choices"]]) >= 4
+    assert stream.finished
+    assert stream.usage.output_tokens == claude.records[0].usage["output_tokens"]
+    assert stream.usage.cached_input_tokens == 40
+    assert stream.content_bytes() > len(text)
+    unasked, quiet = await pieces(sdk, asks(to_claude, "one two three"))
+    assert all("usage" not in chunk for chunk in unasked)
+    assert quiet.usage == stream.usage
+
+
+async def test_tools_of_anthropic_are_called_whole_and_in_a_stream(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment
+) -> None:
+    reply = await sdk.complete(asks(to_claude, "weather in Rome", tools=[TOOL]))
+    choice = reply.document["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "weather in Rome"}
+    chunks, _ = await pieces(sdk, asks(to_claude, "weather in Rome", tools=[TOOL]))
+    calls = [
+        each
+        for chunk in chunks
+        for choice in chunk["choices"]
+        for each in choice["delta"].get("tool_calls") or ()
+    ]
+    assert calls[0]["function"]["name"] == "weather"
+    assert json.loads("".join(each["function"].get("arguments") or "" for each in calls)) == {
+        "city": "weather in Rome"
+    }
+    assert claude.records[0].body["tools"][0]["name"] == "weather"
+    messages = [
+        {"role": "user", "content": "weather in Rome"},
+        choice["message"],
+        {"role": "tool", "tool_call_id": call["id"], "content": "sunny"},
+    ]
+    after = await sdk.complete(asks(to_claude, messages=messages, tools=[TOOL]))
+    assert after.document["choices"][0]["message"]["content"] == "echo: sunny"
+
+
+@pytest.mark.parametrize(
+    ("status", "fault", "may_have_run"),
+    [
+        (400, Fault.INVALID_REQUEST, False),
+        (401, Fault.MISCONFIGURED, False),
+        (403, Fault.MISCONFIGURED, False),
+        (404, Fault.MISCONFIGURED, False),
+        (429, Fault.RATE_LIMITED, False),
+        (500, Fault.FAILED, False),
+        (503, Fault.FAILED, False),
+        (504, Fault.TIMEOUT, True),
+        (529, Fault.FAILED, False),
+    ],
+)
+async def test_an_error_of_the_provider_says_whether_it_may_have_run(
+    sdk: LiteLLMUpstream,
+    claude: FakeAnthropic,
+    to_claude: Deployment,
+    status: int,
+    fault: Fault,
+    may_have_run: bool,
+) -> None:
+    claude.fail(Script(status=status, times=0, retry_after=3))
+    failed = await failure(sdk, asks(to_claude))
+    assert (failed.fault, failed.may_have_run) == (fault, may_have_run)
+    assert len(claude.records) == 1, "the SDK tried again without a hold"
+    if status == 429:
+        assert failed.retry_after == "3"
+    if status == 400:
+        assert "scripted failure" in json.loads(failed.body)["error"]["message"]
+
+
+async def test_an_address_nobody_listens_at_was_never_reached(
+    sdk: LiteLLMUpstream, kit: SimpleNamespace
+) -> None:
+    nowhere = at("anthropic", "claude-sonnet-4-5", f"http://127.0.0.1:{free_port()}", kit)
+    failed = await failure(sdk, asks(nowhere))
+    assert (failed.fault, failed.may_have_run) == (Fault.UNREACHABLE, False)
+
+
+async def test_our_own_patience_ends_a_call_and_it_may_have_run(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, kit: SimpleNamespace
+) -> None:
+    claude.fail(Script(delay_ms=3_000))
+    impatient = at(
+        "anthropic", "claude-sonnet-4-5", claude.base_url, kit, timeouts=Timeouts(first_byte=0.5, idle=0.5)
+    )
+    failed = await failure(sdk, asks(impatient))
+    assert (failed.fault, failed.may_have_run) == (Fault.TIMEOUT, True)
+
+
+async def test_a_stream_that_was_cut_is_not_whole(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment
+) -> None:
+    claude.fail(Script(cut_after_bytes=1_500))
+    stream = await sdk.open_stream(asks(to_claude, "word " * 60))
+
+    async def drain() -> None:
+        while await stream.next():
+            pass
+
+    with pytest.raises(ProviderFailed) as caught:
+        await drain()
+    stream.close()
+    assert caught.value.may_have_run
+    assert not stream.finished
+    assert stream.content_bytes() > 0
+
+
+async def test_a_responses_request_is_answered_too(sdk: LiteLLMUpstream, to_claude: Deployment) -> None:
+    payload = {"model": "m", "input": "hello", "instructions": "be brief"}
+    call = ProviderCall(to_claude, payload, 50, uuid4(), operation="responses")
+    reply = await TranslatedResponses(sdk).complete(call)
+    assert reply.document["output"][0]["content"][0]["text"] == "echo: hello"
+    assert reply.document["usage"]["output_tokens"] == count_tokens("echo: hello")
+
+
+async def test_gemini_answers_whole_and_in_pieces_and_its_thoughts_are_charged(
+    sdk: LiteLLMUpstream, gemini: FakeGemini, kit: SimpleNamespace
+) -> None:
+    gemini.cached, gemini.thoughts = 2, 30
+    deployment = at("gemini", "gemini-2.5-flash", gemini.url, kit)
+    reply = await sdk.complete(asks(deployment))
+    assert reply.document["choices"][0]["message"]["content"] == "echo: hello there"
+    assert reply.usage is not None
+    said = count_tokens("echo: hello there")
+    assert (reply.usage.output_tokens, reply.usage.reasoning_tokens) == (said + 30, 30)
+    assert reply.usage.cached_input_tokens == 2
+    chunks, stream = await pieces(sdk, asks(deployment, "one two three"))
+    text = "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+    assert text == "echo: one two three"
+    assert stream.usage.reasoning_tokens == 30
+    assert [record.path.partition(":")[2] for record in gemini.records] == [
+        "generateContent",
+        "streamGenerateContent?alt=sse",
+    ]
+    assert "secret-key" not in "".join(record.path for record in gemini.records)
+
+
+async def test_gemini_calls_tools_and_its_errors_are_told_apart(
+    sdk: LiteLLMUpstream, gemini: FakeGemini, kit: SimpleNamespace
+) -> None:
+    deployment = at("gemini", "gemini-2.5-flash", gemini.url, kit)
+    reply = await sdk.complete(asks(deployment, "weather in Oslo", tools=[TOOL]))
+    (call,) = reply.document["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "weather in Oslo"}
+    for status, fault in ((429, Fault.RATE_LIMITED), (403, Fault.MISCONFIGURED), (503, Fault.FAILED)):
+        gemini.fail(Script(status=status))
+        assert (await failure(sdk, asks(deployment))).fault is fault
+
+
+async def test_bedrock_is_asked_with_a_signature_of_the_deployments_own_keys(
+    sdk: LiteLLMUpstream, gemini: FakeGemini, kit: SimpleNamespace
+) -> None:
+    options = (
+        ("aws_access_key_id", "AKIAFAKE"),
+        ("aws_secret_access_key", "fake-secret"),
+        ("aws_region_name", "eu-west-1"),
+        ("aws_bedrock_runtime_endpoint", gemini.base_url),
+    )
+    model = "anthropic.claude-3-5-sonnet-20240620-v1:0"
+    deployment = at("bedrock", model, "", kit, api_key=None, dialect=Dialect(options=options))
+    reply = await sdk.complete(asks(deployment))
+    assert reply.document["choices"][0]["message"]["content"] == "echo: hello there"
+    assert reply.usage is not None
+    assert reply.usage.output_tokens == count_tokens("echo: hello there")
+    assert "Credential=AKIAFAKE/" in gemini.records[0].headers["Authorization"]
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"api_base": "http://127.0.0.1:1", "base_url": "http://127.0.0.1:1"},
+    {"mock_response": "free of charge", "fallbacks": ["gpt-4o"], "num_retries": 5},
+    {"api_key": "os.environ/PATH", "custom_llm_provider": "openai"},
+    {"max_tokens": 90_000, "max_completion_tokens": 90_000, "extra_body": {"max_tokens": 90_000}},
+    {"extra_headers": {"x-api-key": "theirs"}, "metadata": {"x": 1}},
+]
+
+
+@pytest.mark.parametrize("more", HOSTILE, ids=lambda each: next(iter(each)))
+async def test_a_request_can_not_steer_the_sdk(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment, more: dict[str, Any]
+) -> None:
+    await sdk.complete(asks(to_claude, **more))
+    (record,) = claude.records
+    assert record.body["max_tokens"] == 50
+    assert record.headers["x-api-key"] == "secret-key"
+    assert record.body.keys() <= {"model", "messages", "max_tokens"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/meta-data"}}],
+        [{"type": "image_url", "image_url": "https://example.com/picture.png"}],
+        [{"type": "file", "file": {"file_id": "http://127.0.0.1:5053/internal"}}],
+        [{"type": "container_upload", "file_id": "x"}],
+    ],
+)
+async def test_nothing_is_fetched_for_a_caller(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment, content: list[Any]
+) -> None:
+    failed = await failure(sdk, asks(to_claude, messages=[{"role": "user", "content": content}]))
+    assert (failed.fault, failed.status) == (Fault.INVALID_REQUEST, 400)
+    assert json.loads(failed.body)["error"]["param"] == "messages"
+    assert claude.records == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"api_key": None},
+        {"api_key": "os.environ/HOME"},
+        {"dialect": Dialect(options=(("vertex_credentials", "/etc/passwd"),))},
+        {"dialect": Dialect(options=(("api_base", "http://127.0.0.1:1"),))},
+        {"provider": "bedrock", "api_key": None},
+    ],
+)
+async def test_a_deployment_can_not_borrow_the_routers_own_credentials(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, kit: SimpleNamespace, more: dict[str, Any]
+) -> None:
+    provider = more.pop("provider", "anthropic")
+    failed = await failure(sdk, asks(at(provider, "claude-sonnet-4-5", claude.base_url, kit, **more)))
+    assert (failed.fault, failed.may_have_run) == (Fault.MISCONFIGURED, False)
+    assert claude.records == []
+
+
+async def test_a_key_is_in_no_message_of_a_failure(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment
+) -> None:
+    for status in (400, 401, 429, 500):
+        claude.fail(Script(status=status))
+        failed = await failure(sdk, asks(to_claude))
+        assert "secret-key" not in f"{failed} {failed.body!r} {failed.__cause__}"
+
+
+def test_the_releases_that_steal_credentials_are_refused() -> None:
+    for poisoned in ("1.82.7", "1.82.8"):
+        with pytest.raises(PoisonedRelease):
+            require_clean(poisoned)
+    lock = (SOURCES.parents[2] / "requirements/llm-router.txt").read_text("utf-8")
+    (line,) = [line for line in lock.splitlines() if line.startswith("litellm==")]
+    require_clean(line.split("==")[1].split()[0])
+
+
+def test_one_module_alone_imports_the_sdk() -> None:
+    importing = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module"
+            names += [ast.literal_eval(node.args[0])] if named and isinstance(node, ast.Call) else []
+            if any(name.split(".")[0] == "litellm" for name in names):
+                importing.add(path.name)
+    assert importing == {"litellm_upstream.py"}
+
+
+def _run(program: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+MEASURE = """
+import json, resource, socket, sys
+calls = []
+def refuse(*arguments):
+    calls.append(str(arguments[1:]))
+    raise OSError("no network in this test")
+socket.socket.connect = socket.socket.connect_ex = refuse
+def megabytes():
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * resource.getpagesize() / 1048576
+import kairos_router.bootstrap
+before, there = megabytes(), "litellm" in sys.modules
+"""
+
+
+def test_a_router_without_such_a_deployment_never_imports_the_sdk() -> None:
+    assert not _run(MEASURE + "print(json.dumps({'there': there}))")["there"]
+
+
+def test_importing_the_sdk_uses_no_network_and_costs_memory_that_others_do_not_pay() -> None:
+    found = _run(
+        MEASURE
+        + "from kairos_router.adapters.litellm_upstream import LiteLLMUpstream as L\n"
+        + "from kairos_router.settings import quiet_litellm as q\n"
+        + "sdk = L(q)._import()\n"
+        + "print(json.dumps({'calls': calls, 'before': before, 'after': megabytes()}))"
+    )
+    assert found["calls"] == []
+    print(f"llm-router {found['before']:.0f} MB, with LiteLLM {found['after']:.0f} MB")
+    assert found["after"] - found["before"] > 20
