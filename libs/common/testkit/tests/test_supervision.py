@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kairos_testkit.local_state import LocalState, existing_state, forget_data, 
 from kairos_testkit.ports import wait_until
 from kairos_testkit.processes import ServerSpec
 from kairos_testkit.supervision import Supervisor
+from kairos_testkit.up import UpError, start
 
 
 def sleeper(name: str, state: LocalState, **env: str) -> ServerSpec:
@@ -86,6 +88,19 @@ def test_a_killed_program_is_started_again(supervisor: Supervisor, state: LocalS
     pid = run(supervisor, state, sleeper("one", state))["one"]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: pids(supervisor)["one"] not in (0, pid), timeout=15, what="the restart")
+
+
+def test_a_program_that_keeps_ending_is_told_with_its_log_long_before_the_deadline(
+    supervisor: Supervisor, state: LocalState
+) -> None:
+    argv = ("/bin/sh", "-c", "echo no such module; exit 1")
+    broken = replace(sleeper("one", state), argv=argv, ready=lambda: False, ready_timeout=600)
+    supervisor.write([broken], {})
+    supervisor.start()
+    supervisor.apply()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UpError, match="ends by itself") as told:
+        start([broken], supervisor, state, pool)
+    assert "no such module" in str(told.value)
 
 
 def test_programs_that_outlived_their_supervisor_are_ended(supervisor: Supervisor, state: LocalState) -> None:

@@ -30,6 +30,8 @@ from kairos_testkit.suite import FRONT_DOOR, SERVICES, TELEGRAM
 from kairos_testkit.supervision import Supervisor
 
 _TAIL_LINES = 15
+# A program that ended by itself this often while it was waited for will not come up.
+_LIVES = 4
 
 
 class UpError(Exception):
@@ -142,8 +144,18 @@ def start(
     supervisor.start_programs([spec.name for spec in specs])
 
     def wait(spec: ServerSpec) -> None:
+        lives: set[int] = set()
+
+        def ready_or_hopeless() -> bool:
+            if spec.ready():
+                return True
+            lives.update(info.pid for info in supervisor.programs() if info.name == spec.name and info.pid)
+            return len(lives) > _LIVES
+
         try:
-            wait_until(spec.ready, timeout=spec.ready_timeout, what=spec.name, pause=0.1)
+            wait_until(ready_or_hopeless, timeout=spec.ready_timeout, what=spec.name, pause=0.1)
+            if len(lives) > _LIVES:
+                raise NotReadyError(f"{spec.name} ends by itself, {_LIVES} times so far")
         except NotReadyError as error:
             log = state.logs / f"{spec.name}.log"
             lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
