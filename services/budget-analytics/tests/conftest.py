@@ -6,15 +6,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import text
+from starlette.requests import HTTPConnection
 
 from kairos_budget.application.define_budget import NewBudget
 from kairos_budget.application.grant_lease import GrantedLease, LeaseWish
 from kairos_budget.application.ports import Usage
 from kairos_budget.application.readings import BudgetReading, Slice
 from kairos_budget.application.renew_leases import Heartbeat, Renewal
-from kairos_budget.bootstrap import SERVICE, use_cases
+from kairos_budget.bootstrap import SERVICE, build_app, use_cases
 from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, Budget, Scope, ScopeChain
 from kairos_budget.domain.calendar import PeriodKind
 from kairos_budget.domain.lease import Report
@@ -23,8 +26,11 @@ from kairos_budget.entrypoints.use_cases import UseCases
 from kairos_budget.settings import Settings
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.llm.v1 import UsageRecordedV1
+from kairos_contracts.permissions import Actor, Role
 from kairos_persistence import Database, create_engine
 from kairos_testkit.databases import ClonedDatabase, Provisioned
+from kairos_testkit.redis_databases import lend
+from kairos_testkit.servers import Servers
 
 CONTEXT = AuditContext.system("test")
 
@@ -209,3 +215,57 @@ async def database(cloned: ClonedDatabase) -> AsyncIterator[Database]:
 @pytest.fixture
 def bench(database: Database, cloned: ClonedDatabase) -> Bench:
     return Bench(database, use_cases(database, settings_of(cloned.urls["budget"])))
+
+
+class Gate:
+    """Takes "role organisation" or "service name" as a bearer token."""
+
+    async def authenticate(self, connection: HTTPConnection) -> Actor | None:
+        words = connection.headers.get("authorization", "").split()
+        if len(words) != 3:
+            return None
+        _, kind, name = words
+        if kind == "service":
+            return Actor(kind="service", id=name)
+        return Actor(kind="member", id="m-1", organisation_id=UUID(name), role=Role(kind))
+
+
+@dataclass(frozen=True)
+class Caller:
+    client: httpx.AsyncClient
+    credential: str
+
+    async def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+        answer = await self.client.request(
+            method, path, json=body, headers={"Authorization": f"Bearer {self.credential}"}
+        )
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+@pytest.fixture(scope="module")
+async def app(cloned: ClonedDatabase, servers: Servers) -> AsyncIterator[FastAPI]:
+    vhost = f"budget-http-{uuid4().hex}"
+    servers.management.create_vhost(vhost)
+    with lend(servers.redis_url) as redis_url:
+        settings = settings_of(cloned.urls["budget"], amqp_url=servers.amqp(vhost), redis_url=redis_url)
+        built = build_app(settings, authenticator=Gate())
+        async with built.router.lifespan_context(built):
+            yield built
+    servers.management.delete_vhost(vhost)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://budget") as opened:
+        yield opened
+
+
+@pytest.fixture
+def admin(client: httpx.AsyncClient, bench: Bench) -> Caller:
+    return Caller(client, f"admin {bench.organisation}")
+
+
+@pytest.fixture
+def router(client: httpx.AsyncClient) -> Caller:
+    return Caller(client, "service llm-router")

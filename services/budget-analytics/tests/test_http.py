@@ -1,81 +1,20 @@
 """The HTTP interface with its permissions, on real servers."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
 
-from kairos_budget.bootstrap import build_app
-from kairos_contracts.permissions import Actor, Role
-from kairos_testkit.databases import ClonedDatabase
-from kairos_testkit.redis_databases import lend
-from kairos_testkit.servers import Servers
 from kairos_web import declarations
 
-from .conftest import Bench, settings_of  # noqa: TID252 - tests have no importable package name
+from .conftest import Bench, Caller  # noqa: TID252 - tests have no importable package name
 
 pytestmark = pytest.mark.servers
 
 USD = 1_000_000_000
-
-
-class Gate:
-    """Takes "role organisation" or "service name" as a bearer token."""
-
-    async def authenticate(self, connection: HTTPConnection) -> Actor | None:
-        words = connection.headers.get("authorization", "").split()
-        if len(words) != 3:
-            return None
-        _, kind, name = words
-        if kind == "service":
-            return Actor(kind="service", id=name)
-        return Actor(kind="member", id="m-1", organisation_id=UUID(name), role=Role(kind))
-
-
-@dataclass(frozen=True)
-class Caller:
-    client: httpx.AsyncClient
-    credential: str
-
-    async def __call__(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        answer = await self.client.request(
-            method, path, json=body, headers={"Authorization": f"Bearer {self.credential}"}
-        )
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-
-@pytest.fixture(scope="module")
-async def app(cloned: ClonedDatabase, servers: Servers) -> AsyncIterator[FastAPI]:
-    vhost = f"budget-http-{uuid4().hex}"
-    servers.management.create_vhost(vhost)
-    with lend(servers.redis_url) as redis_url:
-        settings = settings_of(cloned.urls["budget"], amqp_url=servers.amqp(vhost), redis_url=redis_url)
-        built = build_app(settings, authenticator=Gate())
-        async with built.router.lifespan_context(built):
-            yield built
-    servers.management.delete_vhost(vhost)
-
-
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://budget") as opened:
-        yield opened
-
-
-@pytest.fixture
-def admin(client: httpx.AsyncClient, bench: Bench) -> Caller:
-    return Caller(client, f"admin {bench.organisation}")
-
-
-@pytest.fixture
-def router(client: httpx.AsyncClient) -> Caller:
-    return Caller(client, "service llm-router")
 
 
 def wish(bench: Bench, want: int, need: int) -> dict[str, Any]:
@@ -317,6 +256,10 @@ NEEDS = {
     ("GET", "/ledger/check"): "developer",
     ("POST", "/reconciliations"): "admin",
     ("GET", "/spend"): "viewer",
+    ("GET", "/usage"): "viewer",
+    ("GET", "/analytics/models"): "viewer",
+    ("GET", "/analytics/timeseries"): "viewer",
+    ("GET", "/analytics/errors"): "viewer",
     ("POST", "/internal/leases"): "llm-router",
     ("GET", "/internal/leases/scopes/{organisation_id}"): "llm-router",
     ("POST", "/internal/leases/renew"): "llm-router",

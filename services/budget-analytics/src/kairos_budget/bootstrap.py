@@ -8,8 +8,10 @@ from uuid import UUID
 
 from fastapi import FastAPI
 
+from kairos_budget.adapters.analytics import PostgresAnalytics
 from kairos_budget.adapters.meters import PrometheusMeters
 from kairos_budget.adapters.readings import PostgresReadings
+from kairos_budget.adapters.rollups import keep_rollups
 from kairos_budget.adapters.transaction import PostgresMoney
 from kairos_budget.application.check_ledger import CheckLedger
 from kairos_budget.application.close_lease import CloseLease
@@ -21,7 +23,7 @@ from kairos_budget.application.record_usage import RecordUsage
 from kairos_budget.application.release_suspense import ReleaseSuspense
 from kairos_budget.application.renew_leases import RenewLeases
 from kairos_budget.application.suspend_silent_leases import SuspendSilentLeases
-from kairos_budget.entrypoints import budgets, internal_leases, leases, ledger, tasks
+from kairos_budget.entrypoints import analytics, budgets, internal_leases, leases, ledger, tasks, usage
 from kairos_budget.entrypoints.batches import Batches
 from kairos_budget.entrypoints.consumers import USAGE_QUEUE, ChargeUsage, ForgetAccess, one_by_one
 from kairos_budget.entrypoints.use_cases import UseCases
@@ -69,6 +71,11 @@ def use_cases(database: Database, settings: Settings) -> UseCases:
         reconcile_attempts=ReconcileAttempts(money, meters),
         check_ledger=CheckLedger(money, meters, log),
         readings=PostgresReadings(database),
+        analytics=PostgresAnalytics(
+            database,
+            minutes_days=settings.keep_minutes_days,
+            hours_days=settings.keep_hours_days,
+        ),
     )
 
 
@@ -106,6 +113,16 @@ class BudgetAnalytics:
         start("invariants", partial(tasks.check_ledger, cases.check_ledger, settings.check_every_s))
         start("metrics", partial(tasks.measure_leases, cases.readings, settings.measure_every_s))
         start("partitions", self.database.keep_partitions)
+        start(
+            "rollups",
+            partial(
+                keep_rollups,
+                self.database,
+                settings.keep_minutes_days,
+                settings.keep_hours_days,
+                settings.keep_days_days,
+            ),
+        )
         try:
             yield
         finally:
@@ -142,6 +159,6 @@ def build_app(settings: Settings, *, authenticator: Authenticator | None = None)
     )
     app.state.parts = parts
     app.state.cases = parts.cases
-    for routes in (budgets, leases, ledger, internal_leases):
+    for routes in (budgets, leases, ledger, analytics, usage, internal_leases):
         app.include_router(routes.router)
     return app

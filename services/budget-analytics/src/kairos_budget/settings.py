@@ -19,6 +19,10 @@ class Settings(ServiceSettings):
     sweep_every_s: float = Field(default=1, gt=0)
     check_every_s: float = Field(default=60, gt=0)
     measure_every_s: float = Field(default=5, gt=0)
+    # How long rollups are kept, by grain.
+    keep_minutes_days: int = Field(default=7, ge=1, le=60)
+    keep_hours_days: int = Field(default=100, ge=1, le=800)
+    keep_days_days: int = Field(default=1_095, ge=1, le=4_000)
     # How many attempts one transaction charges; a message's records are never split over two.
     usage_batch: int = Field(default=1_000, ge=1, le=5_000)
     # How many messages are taken from the queue at once, each of up to 500 attempts.

@@ -1,5 +1,6 @@
 """Usage into rows and rollups: minutes, hours and days, each added to in one statement."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,9 @@ from kairos_budget.application.ports import Usage
 from kairos_budget.application.rollup import NUMBERS, Rollup, Sums
 from kairos_budget.domain.attempt import SpendKey
 from kairos_budget.domain.histogram import COUNT_BITS, COUNT_MASK, encode
+from kairos_persistence import Database
 
+_KEEP = text("SELECT keep_rollups(:minutes, :hours, :days)")
 _USAGE = columns(
     attempt_id="uuid",
     organisation_id="uuid",
@@ -110,6 +113,18 @@ _GRAINS: tuple[tuple[TextClause, Callable[[datetime], datetime]], ...] = (
     (_add("usage_hours"), _hour),
     (_add("usage_days"), _day),
 )
+
+
+async def keep_rollups(
+    database: Database, minutes_days: int, hours_days: int, days_days: int, every_s: float = 3_600.0
+) -> None:
+    """Make the coming partitions and drop what is older than it is kept, now and again until cancelled."""
+    while True:
+        async with database.system_unit_of_work() as unit:
+            await unit.session.execute(
+                _KEEP, {"minutes": minutes_days, "hours": hours_days, "days": days_days}
+            )
+        await asyncio.sleep(every_s)
 
 
 async def append_usage(session: AsyncSession, counted: Sequence[Usage], told_again: Sequence[Usage]) -> None:

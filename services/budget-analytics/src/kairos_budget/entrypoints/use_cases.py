@@ -5,6 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from kairos_budget.application.analytics import Analytics
 from kairos_budget.application.check_ledger import CheckLedger
 from kairos_budget.application.close_lease import CloseLease
 from kairos_budget.application.define_budget import ChangeBudget, CloseBudget, CreateBudget
@@ -31,6 +32,7 @@ class UseCases:
     reconcile_attempts: ReconcileAttempts
     check_ledger: CheckLedger
     readings: Readings
+    analytics: Analytics
 
 
 def _cases(request: Request) -> UseCases:
