@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI
@@ -20,22 +21,34 @@ from kairos_router.adapters.buffer import Buffer
 from kairos_router.adapters.genai import Traced
 from kairos_router.adapters.litellm_upstream import LiteLLMUpstream
 from kairos_router.adapters.local_embeddings import LocalEmbeddings
-from kairos_router.adapters.minilm import MiniLM
+from kairos_router.adapters.minilm import MiniLM, weights_installed
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
+from kairos_router.adapters.postgres_cache_policies import PostgresCachePolicies
 from kairos_router.adapters.postgres_completions import PostgresCompletions
 from kairos_router.adapters.postgres_decisions import PostgresDecisions
+from kairos_router.adapters.postgres_quotas import PostgresQuotas
+from kairos_router.adapters.redis_answers import RedisAnswers
+from kairos_router.adapters.redis_quotas import RedisQuotas
+from kairos_router.adapters.similar_questions import SimilarQuestions
 from kairos_router.adapters.simulator import Simulator
 from kairos_router.adapters.toml_catalogue import FixedCatalogue, load_catalogue
 from kairos_router.adapters.translated_responses import TranslatedResponses
 from kairos_router.adapters.usage_journal import UsageJournal
 from kairos_router.application.answer_completion import AnswerCompletion
+from kairos_router.application.cache_policies import CachePolicies
+from kairos_router.application.cache_ports import Kept
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.hold_money import LeasePolicy, Wallet
+from kairos_router.application.limit_requests import Quotas
 from kairos_router.application.ports import Budgets, Provider
 from kairos_router.application.stream_chat import StreamChat
+from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.decision import Decision
+from kairos_router.domain.quota import Quota
 from kairos_router.entrypoints import consumers, management
+from kairos_router.entrypoints.cache import add_cache
+from kairos_router.entrypoints.cached_answers import CachedAnswers, usage_fields_of_hit
 from kairos_router.entrypoints.chat import CHAT, Chat
 from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
@@ -43,9 +56,11 @@ from kairos_router.entrypoints.embeddings import EMBEDDINGS, Embeddings
 from kairos_router.entrypoints.models import MODEL, MODELS, Models
 from kairos_router.entrypoints.openai_api import OpenAIApi
 from kairos_router.entrypoints.operations import Operation
+from kairos_router.entrypoints.quotas import add_quotas
 from kairos_router.entrypoints.responses import RESPONSES, Responses
 from kairos_router.entrypoints.worker import CompletionWorker
 from kairos_router.settings import Settings, environment, quiet_litellm
+from kairos_telemetry import metrics
 from kairos_web import (
     Background,
     HealthCheck,
@@ -60,6 +75,7 @@ SERVICE = "llm-router"
 VERSION = "0.1.0"
 DECISIONS_WAITING = 1_000
 PURGE_EVERY_S = 600.0
+READ_LIMITS_EVERY_S = 30.0
 
 
 class FrontDoor:
@@ -117,11 +133,18 @@ class Router:
         self.decisions = PostgresDecisions(self.database)
         self.refusals: Buffer[Decision] = Buffer("decisions", self.decisions.record, DECISIONS_WAITING)
         self.store = PostgresCompletions(self.database, claim_ttl=settings.claim_ttl_s)
+        self.quota_store = PostgresQuotas(self.database)
+        self.quota_counts = RedisQuotas(settings.redis_url.get_secret_value())
+        self.quotas = Quotas(self.quota_counts, self.quota_store, self.holder, refused=quota_refused)
+        self.cache_store = PostgresCachePolicies(self.database)
+        self.cache_policies = CachePolicies(self.cache_store)
+        self.kept_answers = RedisAnswers(settings.redis_url.get_secret_value())
         self._use_cases()
         self.gate = Gate(self.authenticator, self.audit_denial)
         self.work = Background()
         self.upkeep = Background()
         consumers.register(self.bus, self.store, self.wallet, self.authenticator)
+        consumers.follow(self.bus, self.quotas, self.cache_policies)
 
     def _use_cases(self) -> None:
         chooser = Chooser(self.catalogue, self.wallet, self.circuits)
@@ -130,13 +153,35 @@ class Router:
         self.completions = Completions(
             complete, StreamChat(dispatcher), self.usage, self.catalogue, self.record_refusal
         )
+        self.answers = CachedAnswers(
+            self.completions,
+            self.cache_policies,
+            self.kept_answers,
+            SimilarQuestions(self.embedder, self.kept_answers),
+            note=self.note_hit,
+            describe=self.describe,
+            holder=self.holder,
+        )
         self.worker = CompletionWorker(
             self.store,
-            AnswerCompletion(complete, self.store),
+            AnswerCompletion(complete, self.store, quotas=self.quotas),
             label=self.completions.label,
             concurrency=self.settings.worker_concurrency,
             poll=self.settings.worker_poll_s,
             heartbeat=self.settings.claim_ttl_s / 3,
+        )
+
+    def note_hit(
+        self, ask: Ask, caller: Caller, completion_id: UUID, kept: Kept, kind: str, seconds: float
+    ) -> None:
+        """Report an answer from the cache as usage that costs nothing."""
+        fields = usage_fields_of_hit(ask, caller, completion_id, kept, kind, seconds)
+        self.usage.note(caller.scope.organisation_id, {**fields, "started_at": datetime.now(UTC)})
+
+    def describe(self, _: UUID, deployment: str) -> tuple[str, str, str]:
+        found = self.catalogue.current().deployments.get(deployment)
+        return (
+            (found.model, found.provider, found.price.version) if found else (deployment, "unknown", "none")
         )
 
     def record_refusal(self, decision: Decision) -> None:
@@ -154,6 +199,8 @@ class Router:
         start("claims", self.worker.renew_forever)
         start("decisions", self.refusals.run)
         start("retention", self._purge_forever)
+        start("quotas", self.quotas.keep)
+        start("limits", self._read_limits_forever)
         for number in range(self.settings.usage_publishers):
             start(f"usage-{number}", self.usage.buffer.run)
         self.work.start("completions", self.worker.claim_forever)
@@ -175,13 +222,23 @@ class Router:
             # What is settled but unreported must not be called final: the leases' expiry finds it.
             await self.wallet.close()
         await self.upkeep.stop()
+        await self.quotas.close()
         await self.bus.stop(grace / 2)
         for provider in self.providers.values():
             await provider.close()
         self.embedder.close()
         await self.session.close()
         await self.rate_limiter.close()
+        await self.quota_counts.close()
+        await self.kept_answers.close()
         await self.database.dispose()
+
+    async def _read_limits_forever(self) -> None:
+        """Quotas and cache policies: once at the start, and again for changes whose event was lost."""
+        while True:
+            await self.quotas.read()
+            await self.cache_policies.read()
+            await asyncio.sleep(READ_LIMITS_EVERY_S)
 
     async def _purge_forever(self) -> None:
         while True:
@@ -217,15 +274,24 @@ def build_app(router: Router) -> FrontDoor:
     app.state.parts = router
     management.add_catalogue(app, router.catalogue, router.circuits)
     management.add_money(app, router.wallet, router.decisions.find, router.holder, time.monotonic)
+    add_quotas(app, router.quota_store, router.quotas)
+    add_cache(app, router.cache_store, router.cache_policies, semantic=weights_installed())
     api = OpenAIApi(
         router.gate,
         operations(router),
         router.completions.refusal,
         service=SERVICE,
         max_body=router.settings.max_body,
+        admission=router.quotas,
         trace_ratio=router.settings.trace_ratio,
     )
     return FrontDoor(app, api)
+
+
+def quota_refused(quota: Quota) -> None:
+    metrics.counter("kairos_quota_refused_total").labels(
+        scope=quota.scope.value, metric=quota.metric.value
+    ).inc()
 
 
 def operations(router: Router) -> tuple[Operation, ...]:
@@ -233,9 +299,9 @@ def operations(router: Router) -> tuple[Operation, ...]:
     models = Models(router.completions)
     create, read = Permission.COMPLETIONS_CREATE, Permission.MODELS_READ
     return (
-        Operation("POST", CHAT, create, Chat(router.completions), "chat"),
-        Operation("POST", RESPONSES, create, Responses(router.completions), "responses"),
-        Operation("POST", EMBEDDINGS, create, Embeddings(router.completions), "embeddings"),
+        Operation("POST", CHAT, create, Chat(router.answers), "chat"),
+        Operation("POST", RESPONSES, create, Responses(router.answers), "responses"),
+        Operation("POST", EMBEDDINGS, create, Embeddings(router.answers), "embeddings"),
         Operation("GET", MODELS, read, models.all),
         Operation("GET", MODEL, read, models.one),
     )

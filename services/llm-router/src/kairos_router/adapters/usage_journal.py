@@ -79,12 +79,15 @@ class UsageJournal:
         self.abandoned(attempt, settlement)
 
     def abandoned(self, attempt: Attempt, settlement: Settlement) -> None:
-        organisation_id = attempt.hold.caller.scope.organisation_id
+        self.note(attempt.hold.caller.scope.organisation_id, usage_fields(attempt, settlement))
+
+    def note(self, organisation_id: UUID, fields: Mapping[str, Any]) -> None:
+        """Report the fields of a UsageRecordedV1."""
         batch = self._open.get(organisation_id)
         if batch is None:
             batch = self._open[organisation_id] = _Open()
         # Encoded one by one and not all at the end, which would make a request in between wait.
-        batch.records.append(orjson.dumps(usage_fields(attempt, settlement)))
+        batch.records.append(orjson.dumps(fields))
         batch.traceparent = batch.traceparent or current_traceparent()
         self._waiting += 1
         if len(batch.records) >= MOST_RECORDS:

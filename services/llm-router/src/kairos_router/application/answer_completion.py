@@ -17,9 +17,11 @@ from kairos_contracts.llm.v1 import (
 from kairos_router.application.choose_deployment import NoneAvailable, Refused
 from kairos_router.application.complete_chat import CompleteChat
 from kairos_router.application.explain_failure import Explanation, explain
-from kairos_router.application.ports import BudgetUnavailable, ProviderReply
+from kairos_router.application.limit_requests import Quotas
+from kairos_router.application.ports import BudgetUnavailable, Journal, ProviderReply
+from kairos_router.application.quota_ports import QuotaExceeded, QuotasUnknown
 from kairos_router.application.usage import usage_event
-from kairos_router.domain.ask import Ask, Caller
+from kairos_router.domain.ask import Ask, Caller, tokens_in
 from kairos_router.domain.attempt import Attempt, Settlement
 from kairos_router.domain.decision import Decision
 from kairos_router.domain.lease import Scope
@@ -112,6 +114,13 @@ def _content(reply: ProviderReply) -> tuple[str, str]:
     return (content if isinstance(content, str) else ""), str(choice.get("finish_reason") or "stop")
 
 
+def _waits(error: Exception) -> float | None:
+    """Seconds after which the same completion may go better; None when waiting is no use."""
+    if isinstance(error, QuotaExceeded):
+        return max(POSTPONE_S, error.retry_after) if error.retry_after >= 0 else None
+    return POSTPONE_S if isinstance(error, BudgetUnavailable | NoneAvailable | QuotasUnknown) else None
+
+
 class _QueuedJournal:
     """Writes each step of the attempts of one claim to the store."""
 
@@ -158,9 +167,11 @@ class AnswerCompletion:
         complete: CompleteChat,
         store: CompletionStore,
         *,
+        quotas: Quotas | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._complete = complete
+        self._quotas = quotas
         self._store = store
         self._now = now
 
@@ -173,9 +184,7 @@ class AnswerCompletion:
         caller = Caller(Scope(claim.organisation_id, request.project_id, request.bot_id))
         journal = _QueuedJournal(self._store, claim)
         try:
-            await self._complete(
-                ask_of(request), caller, claim.completion_id, journal, deadline=request.deadline
-            )
+            await self._within_quotas(ask_of(request), caller, claim, journal)
         except Exception as error:
             explanation = explain(error)
             if explanation is None:
@@ -183,10 +192,27 @@ class AnswerCompletion:
             return await self._end(claim, caller, error, explanation)
         return "completed"
 
+    async def _within_quotas(self, ask: Ask, caller: Caller, claim: Claim, journal: Journal) -> None:
+        deadline = claim.request.deadline
+        if self._quotas is None:
+            await self._complete(ask, caller, claim.completion_id, journal, deadline=deadline)
+            return
+        entry = self._quotas.known(caller, "chat") or await self._quotas.admit(caller, "chat")
+        used: int | None = None
+        try:
+            waiting = entry.count(tokens_in(ask.size) + (ask.max_tokens or 0))
+            if waiting is not None:
+                await waiting
+            answer = await self._complete(ask, caller, claim.completion_id, journal, deadline=deadline)
+            used = answer.settlement.usage.input_tokens + answer.settlement.usage.output_tokens
+        finally:
+            entry.leave(used)
+
     async def _end(self, claim: Claim, caller: Caller, error: Exception, explanation: Explanation) -> str:
-        waits = isinstance(error, BudgetUnavailable | NoneAvailable)
-        if waits and self._now() < claim.request.deadline:
-            await self._store.postpone(claim, POSTPONE_S)
+        waits = _waits(error)
+        left = (claim.request.deadline - self._now()).total_seconds()
+        if waits is not None and left > 0:
+            await self._store.postpone(claim, min(waits, left))
             return "postponed"
         decision = None
         if isinstance(error, Refused):

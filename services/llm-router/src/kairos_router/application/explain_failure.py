@@ -1,11 +1,13 @@
 """What a caller is told when there is no answer: one table for the API and for queued completions."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from kairos_router.application.choose_deployment import NoneAvailable, Refused
 from kairos_router.application.complete_chat import DeadlineExceeded
 from kairos_router.application.ports import BudgetUnavailable, Fault, JournalFull, ProviderFailed
+from kairos_router.application.quota_ports import QuotaExceeded, QuotasUnknown
 from kairos_router.domain.ask import InvalidAsk
 from kairos_router.domain.catalogue import ModelNotFound
 from kairos_router.domain.selection import NothingFits
@@ -93,6 +95,9 @@ _FIXED: dict[type[Exception], Explanation] = {
         retry_after="2",
         later=True,
     ),
+    QuotasUnknown: Explanation(
+        503, "quotas_unavailable", "Quotas can't be read now", retry_after="1", later=True
+    ),
     DeadlineExceeded: Explanation(504, "deadline_exceeded", "The deadline of the request has passed"),
 }
 
@@ -112,8 +117,22 @@ def _of_request(error: Exception) -> Explanation | None:
             return None
 
 
+def _quota(error: QuotaExceeded) -> Explanation:
+    waits = error.retry_after >= 0
+    return Explanation(
+        429,
+        "rate_limit_exceeded",
+        f"Rate limit reached: {error}" if waits else f"The request is larger than the limit: {error}",
+        "rate_limit_error",
+        retry_after=str(max(1, math.ceil(error.retry_after))) if waits else None,
+        later=waits,
+    )
+
+
 def explain(error: Exception) -> Explanation | None:
     """The explanation of an expected error, or None for one nobody foresaw."""
+    if isinstance(error, QuotaExceeded):
+        return _quota(error)
     if isinstance(error, ProviderFailed):
         return _provider(error)
     if isinstance(error, NoneAvailable):

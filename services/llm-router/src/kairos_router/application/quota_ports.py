@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from kairos_contracts.audit import AuditContext
 from kairos_router.domain.quota import Quota
 
 Header = tuple[bytes, bytes]
@@ -96,3 +97,33 @@ class QuotaExceeded(Exception):  # noqa: N818 - reads as the fact it states
         self.quota = quota
         self.retry_after = retry_after
         self.headers = headers
+
+
+class QuotaExists(Exception):  # noqa: N818 - reads as the fact it states
+    """There is a quota of this scope, metric and window already; change its limit instead."""
+
+
+class QuotaNotFound(LookupError):  # noqa: N818 - reads as the fact it states
+    """The organisation has no quota of this id."""
+
+
+class QuotaStore(QuotaRules, Protocol):
+    """The quotas as people change them. Every change is audited and told to all routers."""
+
+    async def page(self, organisation_id: UUID, after: UUID | None, limit: int) -> list[Quota]:
+        """By id, those after the given one."""
+        ...
+
+    async def create(self, quota: Quota, context: AuditContext) -> None:
+        """Raises QuotaExists."""
+        ...
+
+    async def set_limit(
+        self, organisation_id: UUID, quota_id: UUID, limit: int, context: AuditContext
+    ) -> Quota:
+        """Raises QuotaNotFound."""
+        ...
+
+    async def delete(self, organisation_id: UUID, quota_id: UUID, context: AuditContext) -> None:
+        """Raises QuotaNotFound."""
+        ...

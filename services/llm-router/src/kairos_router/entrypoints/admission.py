@@ -11,7 +11,7 @@ class Entry(Protocol):
     """One admitted request's share of the quotas, given back by `leave`."""
 
     def count(self, tokens: int) -> Awaitable[None] | None:
-        """Count the tokens a request may use, once its body is known. Raises Rejected.
+        """Count the tokens a request may use, once its body is known. Raises QuotaExceeded.
 
         None when memory could tell; a warm request must not wait.
         """
@@ -30,9 +30,9 @@ class Admission(Protocol):
     """The quotas of requests, tokens and concurrency."""
 
     def known(self, caller: Caller, kind: str) -> Entry | None:
-        """Without waiting, before the body is read; None means: ask `admit`. Raises Rejected (429)."""
+        """Without waiting, before the body is read; None means: ask `admit`. Raises QuotaExceeded."""
         ...
 
     async def admit(self, caller: Caller, kind: str) -> Entry:
-        """Raises Rejected (429, with its headers)."""
+        """Raises QuotaExceeded, QuotasUnknown."""
         ...

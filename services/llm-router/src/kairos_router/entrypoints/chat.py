@@ -22,6 +22,14 @@ class Answers(Protocol):
 
     def label(self, model: str) -> str: ...
 
+    def controlled(self, control: bytes) -> "Answers":
+        """The same answers, with the cache as the header `x-kairos-cache` wants it used."""
+        ...
+
+
+def answers_for(exchange: Exchange, answers: Answers) -> Answers:
+    return answers.controlled(exchange.cache_control) if exchange.cache_control else answers
+
 
 class Chat:
     def __init__(self, answers: Answers) -> None:
@@ -32,10 +40,11 @@ class Chat:
         exchange.route = self._answers.label(ask.model)
         await exchange.count(tokens_in(ask.size) + (ask.max_tokens or 0) * ask.choices)
         caller = exchange.known_caller
+        answers = answers_for(exchange, self._answers)
         if ask.stream:
-            await send_flow(exchange, await self._answers.open(ask, caller, exchange.completion_id))
+            await send_flow(exchange, await answers.open(ask, caller, exchange.completion_id))
             return
-        served = await self._answers.complete(ask, caller, exchange.completion_id)
+        served = await answers.complete(ask, caller, exchange.completion_id)
         exchange.provider_seconds, exchange.tokens = served.provider_seconds, served.tokens
         await exchange.answer(OK, served.body, served.headers)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from uuid import UUID
 
 from kairos_router.application.answer_completion import refusal as decision_of
@@ -11,6 +11,7 @@ from kairos_router.application.choose_deployment import Refused
 from kairos_router.application.complete_chat import CompleteChat
 from kairos_router.application.explain_failure import Explanation, explain
 from kairos_router.application.ports import CatalogueSource, Journal
+from kairos_router.application.quota_ports import QuotaExceeded
 from kairos_router.application.stream_chat import StreamChat, Streaming
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Attempt
@@ -108,6 +109,9 @@ class Completions:
     async def open(self, ask: Ask, caller: Caller, completion_id: UUID) -> Flow:
         return _ProviderFlow(await self._stream(ask, caller, completion_id, self._journal))
 
+    def controlled(self, control: bytes) -> Self:  # noqa: ARG002 - see Answers: there is no cache here
+        return self
+
     def label(self, model: str) -> str:
         """The model's name as a metric label: only names we know, so that labels stay bounded."""
         catalogue = self._catalogue.current()
@@ -120,6 +124,8 @@ class Completions:
         explanation = explain(error)
         if explanation is None:
             return None
+        if isinstance(error, QuotaExceeded):
+            return error_answer(explanation, headers=error.headers)
         if not isinstance(error, Refused):
             return error_answer(explanation)
         decision = decision_of(error, caller, completion_id, str(payload["model"]), datetime.now(UTC))

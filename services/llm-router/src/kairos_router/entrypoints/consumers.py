@@ -1,10 +1,11 @@
 """Messages the router reads."""
 
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from kairos_contracts.auth.v1 import AccessChangedV1
 from kairos_contracts.budget.v1 import BudgetChangedV1
-from kairos_contracts.llm.v1 import CompletionRequestV1
+from kairos_contracts.llm.v1 import CacheTtlChangedV1, CompletionRequestV1, QuotaChangedV1
 from kairos_messaging import Bus, Delivery, PermanentError
 from kairos_router.application.answer_completion import QUEUE, CompletionStore
 from kairos_router.application.hold_money import Wallet
@@ -14,6 +15,24 @@ from kairos_web import RemoteAuthenticator
 
 class NoOrganisation(PermanentError):  # noqa: N818 - reads as the fact it states
     """A completion without an organisation can't be charged to anyone; it goes to the dead letters."""
+
+
+class Follows(Protocol):
+    """Keeps a copy of an organisation's settings, and reads it anew when they have changed."""
+
+    async def changed(self, organisation_id: UUID) -> None: ...
+
+
+def follow(bus: Bus, quotas: Follows, cache: Follows) -> None:
+    """Quotas and the cache's policies, which any router may have changed."""
+
+    async def change(delivery: Delivery[Any]) -> None:
+        organisation_id = delivery.envelope.organisation_id
+        if organisation_id is not None:
+            follower = quotas if isinstance(delivery.message, QuotaChangedV1) else cache
+            await follower.changed(organisation_id)
+
+    bus.on_replica([QuotaChangedV1, CacheTtlChangedV1], change)
 
 
 def register(bus: Bus, store: CompletionStore, wallet: Wallet, authenticator: RemoteAuthenticator) -> None:

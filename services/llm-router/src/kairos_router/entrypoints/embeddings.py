@@ -2,7 +2,7 @@
 
 from kairos_router.domain.ask import tokens_in
 from kairos_router.domain.embedding_ask import parse_embedding_ask
-from kairos_router.entrypoints.chat import Answers
+from kairos_router.entrypoints.chat import Answers, answers_for
 from kairos_router.entrypoints.exchange import OK, Exchange
 
 EMBEDDINGS = "/v1/embeddings"
@@ -16,6 +16,7 @@ class Embeddings:
         ask = parse_embedding_ask(exchange.payload)
         exchange.route = self._answers.label(ask.model)
         await exchange.count(tokens_in(ask.size))
-        served = await self._answers.complete(ask, exchange.known_caller, exchange.completion_id)
+        answers = answers_for(exchange, self._answers)
+        served = await answers.complete(ask, exchange.known_caller, exchange.completion_id)
         exchange.provider_seconds, exchange.tokens = served.provider_seconds, served.tokens
         await exchange.answer(OK, served.body, served.headers)
