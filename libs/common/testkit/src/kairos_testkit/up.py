@@ -144,24 +144,28 @@ def start(
     supervisor.start_programs([spec.name for spec in specs])
 
     def wait(spec: ServerSpec) -> None:
-        lives: set[int] = set()
-
-        def ready_or_hopeless() -> bool:
-            if spec.ready():
-                return True
-            lives.update(info.pid for info in supervisor.programs() if info.name == spec.name and info.pid)
-            return len(lives) > _LIVES
-
         try:
-            wait_until(ready_or_hopeless, timeout=spec.ready_timeout, what=spec.name, pause=0.1)
-            if len(lives) > _LIVES:
-                raise NotReadyError(f"{spec.name} ends by itself, {_LIVES} times so far")
+            _wait(spec, supervisor)
         except NotReadyError as error:
             log = state.logs / f"{spec.name}.log"
             lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
             raise UpError("\n".join([f"{error}; the end of {log}:", *lines])) from error
 
     list(pool.map(wait, specs))
+
+
+def _wait(spec: ServerSpec, supervisor: Supervisor) -> None:
+    lives: set[int] = set()
+
+    def ready_or_hopeless() -> bool:
+        if spec.ready():
+            return True
+        lives.update(info.pid for info in supervisor.programs() if info.name == spec.name and info.pid)
+        return len(lives) > _LIVES
+
+    wait_until(ready_or_hopeless, timeout=spec.ready_timeout, what=spec.name, pause=0.1)
+    if len(lives) > _LIVES:
+        raise NotReadyError(f"{spec.name} ends by itself, {_LIVES} times so far")
 
 
 def _finish_console(console: "Future[bool]") -> None:
