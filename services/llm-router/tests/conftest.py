@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 import uvicorn
 
+from kairos_contracts.llm.v1 import Priority
 from kairos_contracts.permissions import Actor, Role
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
@@ -32,6 +33,7 @@ from kairos_router.domain.attempt import Attempt, Settlement
 from kairos_router.domain.catalogue import Capability, Catalogue, Deployment, Route, Timeouts
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Price
+from kairos_router.domain.scope_index import Key, ScopeIndex
 from kairos_router.entrypoints.hot_http import HotProtocol
 from kairos_testkit.fake_provider import FakeProvider
 
@@ -55,6 +57,24 @@ class LentLease:
     granted: int
     settled: int = 0
     open: bool = True
+    returned: int = 0
+    priority: Priority | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Which scopes have budgets, as the authority knows it. Models are given by their id here."""
+
+    index: ScopeIndex
+
+    @property
+    def version(self) -> int:
+        return self.index.version
+
+    def key_of(self, scope: Scope, priority: Priority) -> Key:
+        key = self.index.key(scope, "", priority)
+        models = self.index.members[-1]
+        return (*key[:5], scope.model_id if scope.model_id in models else None, key[6])
 
 
 class MemoryBudgets:
@@ -67,6 +87,11 @@ class MemoryBudgets:
         self.calls: list[str] = []
         self.leases: dict[UUID, LentLease] = {}
         self.gate: asyncio.Event | None = None
+        self.index = ScopeIndex.of(0, ())
+        self.truth = Truth(self.index)
+        self.asked: list[tuple[Scope, Priority]] = []
+        self.reported: dict[UUID, RenewalRequest] = {}
+        self.keep: int | None = None
 
     def remaining(self) -> int:
         assert self.limit is not None
@@ -80,8 +105,16 @@ class MemoryBudgets:
         if self.away:
             raise BudgetUnavailable(name)
 
-    async def grant(self, scope: Scope, lease_id: UUID, *, want: int, need: int) -> Grant:
+    async def scopes(self, organisation_id: UUID) -> ScopeIndex:
+        if self.away:
+            raise BudgetUnavailable("scopes")
+        return self.index
+
+    async def grant(
+        self, scope: Scope, lease_id: UUID, *, want: int, need: int, priority: Priority = "normal"
+    ) -> Grant:
         await self._called("grant")
+        self.asked.append((scope, priority))
         lease = self.leases.get(lease_id)
         if lease is not None and not lease.open:
             raise LeaseOver(str(lease_id))
@@ -93,8 +126,15 @@ class MemoryBudgets:
                         Refusal(uuid4(), uuid4(), "organisation", self.remaining(), self.limit)
                     )
                 granted = min(want, max(need, self.remaining() // 2))
-            lease = self.leases[lease_id] = LentLease(lease_id, scope, granted)
-        return Grant(lease_id, 1, lease.granted, self.limit is None, self.ttl)
+            # The truth about chains, whatever the router believed when it asked.
+            key = self.truth.key_of(scope, priority)
+            lease = self.leases[lease_id] = LentLease(
+                lease_id, Scope(scope.organisation_id, *key[:6]), granted, priority=key[6]
+            )
+        version = self.truth.version
+        return Grant(
+            lease_id, 1, lease.granted, self.limit is None, self.ttl, lease.scope, lease.priority, version
+        )
 
     async def renew(self, leases: Sequence[RenewalRequest]) -> Sequence[Renewal]:
         await self._called("renew")
@@ -102,22 +142,32 @@ class MemoryBudgets:
 
     def _renew(self, request: RenewalRequest) -> Renewal:
         lease = self.leases.get(request.lease_id)
+        version = self.truth.version
+        self.reported[request.lease_id] = request
         if lease is None:
-            return Renewal(request.lease_id, "unknown", 0, 0)
+            return Renewal(request.lease_id, "unknown", 0, 0, version)
         if not lease.open:
-            return Renewal(request.lease_id, "expired", 0, 0)
+            return Renewal(request.lease_id, "expired", 0, 0, version)
+        lease.granted -= max(0, request.returned - lease.returned)
+        lease.returned = max(lease.returned, request.returned)
         more = 0
         if self.limit is not None:
             more = min(request.want_more, self.remaining() // 2)
             lease.granted += more
         lease.settled = request.settled
-        return Renewal(request.lease_id, "ok", more, self.ttl)
+        return Renewal(request.lease_id, "ok", more, self.ttl, version, self.keep)
 
     async def close(self, lease_id: UUID, *, epoch: int, settled: int) -> None:
         await self._called("close")
         lease = self.leases.get(lease_id)
         if lease is not None:
             lease.open, lease.settled = False, settled
+
+    def limits(self, *scopes: tuple[str, UUID, bool], told: bool = True) -> None:
+        """Give these scopes budgets of their own. Not `told`: routers go on with the old index."""
+        self.truth = Truth(ScopeIndex.of(self.truth.version + 1, scopes))
+        if told:
+            self.index = self.truth.index
 
 
 @dataclass
@@ -282,9 +332,9 @@ class Keys:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serving(app: Any, http: Any = HotProtocol) -> AsyncIterator[str]:
     """The application on a port of its own, in this event loop; yields its address."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False, http=HotProtocol)
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False, http=http)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # signals belong to pytest
     task = asyncio.create_task(server.serve())

@@ -50,8 +50,9 @@ async def analytics(
     """budget-analytics on real servers, with a way to set a limit."""
     from kairos_budget.application.define_budget import NewBudget
     from kairos_budget.bootstrap import build_app
-    from kairos_budget.domain.budget import DEFAULT_THRESHOLDS, PeriodKind
+    from kairos_budget.domain.budget import DEFAULT_THRESHOLDS
     from kairos_budget.domain.budget import Scope as ScopeKind
+    from kairos_budget.domain.calendar import PeriodKind
     from kairos_budget.settings import Settings
 
     settings = Settings(
@@ -65,7 +66,7 @@ async def analytics(
     )
     app = build_app(settings, authenticator=RouterItself())
     session = OutboundSession()
-    async with kit.serving(app) as url:
+    async with kit.serving(app, http="httptools") as url:
 
         async def limit(amount: int) -> UUID:
             wish = NewBudget(

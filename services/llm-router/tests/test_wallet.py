@@ -240,9 +240,10 @@ async def test_closing_gives_everything_back_that_is_not_in_use(
     kit: SimpleNamespace, clock: Any, caller: Caller
 ) -> None:
     budgets = kit.Budgets(100_000)
+    other = Caller(Scope(kit.organisation, uuid4()))
+    budgets.limits(("project", other.scope.project_id, False))
     wallet = wallet_on(budgets, clock)
     busy = await wallet.hold(caller, 100, uuid4())
-    other = Caller(Scope(kit.organisation, uuid4()))
     wallet.finish(await wallet.hold(other, 100, uuid4()), "settled", 70)
     await wallet.close()
     assert [lease.lease_id for lease in wallet.leases()] == [busy.lease_id]

@@ -4,14 +4,20 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, DateTime, SmallInteger
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, SmallInteger
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 _Instant = DateTime(timezone=True)
 
 
-class BudgetRow(SQLModel, table=True):
+class Row(SQLModel):
+    """Tables of this service only: one of another may have the same name in the same process."""
+
+    metadata: ClassVar[MetaData] = MetaData()
+
+
+class BudgetRow(Row, table=True):
     __tablename__: ClassVar[str] = "budgets"
 
     id: UUID = Field(primary_key=True)
@@ -34,7 +40,7 @@ class BudgetRow(SQLModel, table=True):
     index_version: int = Field(sa_type=BigInteger)
 
 
-class PeriodRow(SQLModel, table=True):
+class PeriodRow(Row, table=True):
     __tablename__: ClassVar[str] = "budget_periods"
 
     id: UUID = Field(primary_key=True)
@@ -56,7 +62,7 @@ class PeriodRow(SQLModel, table=True):
     refused_at: datetime | None = Field(sa_type=_Instant)
 
 
-class BucketRow(SQLModel, table=True):
+class BucketRow(Row, table=True):
     __tablename__: ClassVar[str] = "period_buckets"
 
     period_id: UUID = Field(primary_key=True)
@@ -65,7 +71,7 @@ class BucketRow(SQLModel, table=True):
     settled_nano: int = Field(sa_type=BigInteger)
 
 
-class LeaseRow(SQLModel, table=True):
+class LeaseRow(Row, table=True):
     __tablename__: ClassVar[str] = "leases"
 
     id: UUID = Field(primary_key=True)
@@ -95,7 +101,7 @@ class LeaseRow(SQLModel, table=True):
     open_holds: list[dict[str, Any]] = Field(sa_column=Column(JSONB, nullable=False))
 
 
-class AllocationRow(SQLModel, table=True):
+class AllocationRow(Row, table=True):
     __tablename__: ClassVar[str] = "lease_allocations"
 
     lease_id: UUID = Field(primary_key=True)
@@ -105,7 +111,7 @@ class AllocationRow(SQLModel, table=True):
     suspense_nano: int = Field(sa_type=BigInteger)
 
 
-class AttemptHoldRow(SQLModel, table=True):
+class AttemptHoldRow(Row, table=True):
     __tablename__: ClassVar[str] = "attempt_holds"
 
     attempt_id: UUID = Field(primary_key=True)
@@ -115,7 +121,7 @@ class AttemptHoldRow(SQLModel, table=True):
     amount_nano: int = Field(sa_type=BigInteger)
 
 
-class TransferRow(SQLModel, table=True):
+class TransferRow(Row, table=True):
     __tablename__: ClassVar[str] = "transfers"
 
     sequence: int = Field(primary_key=True, sa_type=BigInteger)
@@ -134,7 +140,7 @@ class TransferRow(SQLModel, table=True):
     adjustment_id: UUID | None
 
 
-class AttemptRow(SQLModel, table=True):
+class AttemptRow(Row, table=True):
     """Only what lists ask for; attempts are written and locked by hand."""
 
     __tablename__: ClassVar[str] = "attempts"
@@ -143,7 +149,7 @@ class AttemptRow(SQLModel, table=True):
     posting_id: UUID | None
 
 
-class SeriesRow(SQLModel, table=True):
+class SeriesRow(Row, table=True):
     __tablename__: ClassVar[str] = "usage_series"
 
     id: UUID = Field(primary_key=True)
@@ -157,7 +163,7 @@ class SeriesRow(SQLModel, table=True):
     team_id: UUID | None
 
 
-class DayRow(SQLModel, table=True):
+class DayRow(Row, table=True):
     __tablename__: ClassVar[str] = "usage_days"
 
     organisation_id: UUID = Field(primary_key=True)

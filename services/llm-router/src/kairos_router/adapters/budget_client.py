@@ -6,6 +6,7 @@ from uuid import UUID
 
 import aiohttp
 
+from kairos_contracts.llm.v1 import Priority
 from kairos_router.application.ports import (
     BudgetExceeded,
     BudgetUnavailable,
@@ -16,6 +17,7 @@ from kairos_router.application.ports import (
     RenewalRequest,
 )
 from kairos_router.domain.lease import Scope
+from kairos_router.domain.scope_index import FIELDS, ScopeIndex
 from kairos_web import OutboundSession, ServiceTokens
 from kairos_web.service_tokens import AuthUnavailable, TokenRefused
 
@@ -39,6 +41,14 @@ def _refusal(problem: Mapping[str, Any]) -> Refusal:
     )
 
 
+def _text(value: UUID | None) -> str | None:
+    return str(value) if value else None
+
+
+def _id(value: str | None) -> UUID | None:
+    return UUID(value) if value else None
+
+
 class BudgetClient:
     """The authority's protocol. `holder` names this process and no other, ever."""
 
@@ -48,15 +58,23 @@ class BudgetClient:
         self._tokens = tokens
         self._session = session
 
-    async def grant(self, scope: Scope, lease_id: UUID, *, want: int, need: int) -> Grant:
+    async def scopes(self, organisation_id: UUID) -> ScopeIndex:
+        status, answer = await self._call("GET", f"/internal/leases/scopes/{organisation_id}")
+        _require(status == 200, status)  # noqa: PLR2004 - HTTP OK
+        scopes = ((kind, UUID(found), bool(reserves)) for kind, found, reserves in answer["scopes"] or ())
+        return ScopeIndex.of(int(answer["version"]), scopes)
+
+    async def grant(
+        self, scope: Scope, lease_id: UUID, *, want: int, need: int, priority: Priority = "normal"
+    ) -> Grant:
         body = {
             "holder": self._holder,
             "lease_id": str(lease_id),
             "organisation_id": str(scope.organisation_id),
-            "project_id": str(scope.project_id) if scope.project_id else None,
-            "bot_id": str(scope.bot_id) if scope.bot_id else None,
+            **{name: _text(getattr(scope, name)) for name in FIELDS},
             "want_nano": want,
             "need_nano": need,
+            "priority": priority,
         }
         status, answer = await self._post("/internal/leases", body)
         if status == 402:  # noqa: PLR2004 - HTTP Payment Required
@@ -70,6 +88,9 @@ class BudgetClient:
             granted=int(answer["granted_nano"]),
             unlimited=bool(answer["unlimited"]),
             expires_in=int(answer["expires_in_ms"]) / 1000,
+            scope=Scope(scope.organisation_id, **{name: _id(answer[name]) for name in FIELDS}),
+            priority=answer["priority"],
+            index_version=int(answer["index_version"]),
         )
 
     async def renew(self, leases: Sequence[RenewalRequest]) -> Sequence[Renewal]:
@@ -88,6 +109,16 @@ class BudgetClient:
                     "settled_nano": lease.settled,
                     "open_nano": lease.open,
                     "want_more_nano": lease.want_more,
+                    "returned_nano": lease.returned,
+                    "holds": [
+                        {
+                            "attempt_id": str(hold.attempt_id),
+                            "amount_nano": hold.amount,
+                            "age_ms": int(hold.age * 1000),
+                            "model": hold.model,
+                        }
+                        for hold in lease.holds
+                    ],
                 }
                 for lease in leases
             ],
@@ -100,6 +131,8 @@ class BudgetClient:
                 status=item["status"],
                 granted_more=int(item.get("granted_more_nano") or 0),
                 expires_in=int(item.get("expires_in_ms") or 0) / 1000,
+                index_version=int(item.get("index_version") or 0),
+                keep=item.get("keep_nano"),
             )
             for item in answer
         ]
@@ -110,11 +143,16 @@ class BudgetClient:
         _require(status < 300 or status in _GONE, status)  # noqa: PLR2004 - HTTP success
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        return await self._call("POST", path, body)
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         error: Exception | None = None
         for _ in range(ATTEMPTS):
             try:
                 headers = {"Authorization": await self._tokens.bearer()}
-                async with self._session().post(self._url + path, json=body, headers=headers) as response:
+                async with self._session().request(
+                    method, self._url + path, json=body, headers=headers
+                ) as response:
                     if response.status == 401:  # noqa: PLR2004 - HTTP Unauthorized
                         self._tokens.drop()
                         continue

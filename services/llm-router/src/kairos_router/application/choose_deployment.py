@@ -96,9 +96,10 @@ class Chooser:
                 break
             amount = hold_on(ask, wanted.deployment, wanted.max_tokens)
             # The first look needs no coroutine: on a warm lease it is the only one.
-            hold = self._wallet.try_hold(caller, amount, attempt_id)
+            model = wanted.deployment.model
+            hold = self._wallet.try_hold(caller, amount, attempt_id, model)
             try:
-                return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id))
+                return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id, model))
             except BudgetExceeded as error:
                 steps.append(_step(wanted, amount, error.refusal))
                 wanted = clamped(ask, rung, error.refusal.remaining)
@@ -109,7 +110,7 @@ class Chooser:
     ) -> Chosen | None:
         """Nobody knows what it would cost, so it may run only where no budget applies."""
         try:
-            hold = await self._wallet.hold(caller, UNPRICED_HOLD, attempt_id)
+            hold = await self._wallet.hold(caller, UNPRICED_HOLD, attempt_id, rung.deployment.model)
         except BudgetExceeded as error:
             steps.append(_step(rung, UNPRICED_HOLD, error.refusal))
             return None

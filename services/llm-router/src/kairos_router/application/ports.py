@@ -6,9 +6,10 @@ from enum import Enum
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from kairos_contracts.llm.v1 import Priority
 from kairos_router.domain.ask import Operation
 from kairos_router.domain.attempt import Attempt, Settlement
-from kairos_router.domain.catalogue import Catalogue, Deployment, Priority
+from kairos_router.domain.catalogue import Catalogue, Deployment
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Usage
 from kairos_router.domain.scope_index import ScopeIndex

@@ -19,11 +19,18 @@ class NotHeld(ValueError):  # noqa: N818 - reads as the fact it states
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose budgets apply. A lease is for exactly one such chain and covers all its budgets at once."""
+    """Whose budgets apply. A lease covers all budgets of such a chain at once.
+
+    `model_id` is made of the deployment's model name: kairos_contracts.scopes.model_scope_id.
+    """
 
     organisation_id: UUID
     project_id: UUID | None = None
     bot_id: UUID | None = None
+    team_id: UUID | None = None
+    contact_id: UUID | None = None
+    api_key_id: UUID | None = None
+    model_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +74,9 @@ class Balance:
 
     def extend(self, more: int) -> Self:
         granted = self.granted + max(0, more)
+        return type(self)(granted, self.held, self.settled, self.overspent, self.unlimited)
+
+    def shrink(self, keep: int) -> Self:
+        """Give up what is free above `keep`; holds are never touched."""
+        granted = self.granted - max(0, self.free - max(0, keep))
         return type(self)(granted, self.held, self.settled, self.overspent, self.unlimited)

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from kairos_contracts.permissions import Permission
 from kairos_router.application.choose_deployment import Circuits
-from kairos_router.application.hold_money import HeldLease, Wallet
+from kairos_router.application.held_lease import HeldLease
+from kairos_router.application.hold_money import Wallet
 from kairos_router.application.ports import CatalogueSource
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.domain.decision import Decision
