@@ -85,7 +85,7 @@ class Answer:
     @property
     def waiting(self) -> bool:
         """Whether the reader waits for the provider, and not the other way round."""
-        return not self._chunks and not self._paused
+        return self._whole or not (self._chunks or self._paused)
 
     @property
     def content_type(self) -> str:

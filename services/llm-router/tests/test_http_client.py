@@ -1,0 +1,467 @@
+"""One suite of conduct for HTTP to providers: our client, and aiohttp as the reference it is measured by."""
+
+import asyncio
+import contextlib
+import gzip
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Self
+
+import aiohttp
+import pytest
+
+from kairos_router.adapters import http_client
+from kairos_router.adapters.http_answer import HIGH_WATER, HttpBroken, HttpFailed, HttpTimeout
+from kairos_router.adapters.http_client import HttpClient, Patience
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+BODY = b'{"hello":"there"}'
+PATIENCE = Patience(connect=2.0, first_byte=0.5, idle=0.5)
+
+
+class Server:
+    """A provider that does exactly what a script says, and remembers what reached it."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.begun = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while (request := await _request(reader)) is not None:
+                self.requests.append(request)
+                self.begun.set()
+                await self.script(reader, writer)
+                if writer.is_closing():
+                    return
+        finally:
+            self.gone.set()
+            writer.close()
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        return head + await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+def says(*pieces: bytes, close: bool = False) -> Script:
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        if close:
+            writer.close()
+
+    return script
+
+
+def whole(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
+    lines = [b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Own:
+    """Our client as the suite uses it."""
+
+    name = "own"
+
+    def __init__(self, port: int, patience: Patience = PATIENCE, host: str = "127.0.0.1") -> None:
+        self.client = HttpClient(host, port, patience, tls=None)
+
+    async def ask(self, body: bytes = BODY) -> tuple[int, bytes]:
+        answer = await self.client.send(self.request(body))
+        return answer.status, await answer.read()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        answer = await self.client.send(self.request(BODY))
+        try:
+            while piece := await answer.next():
+                yield piece
+        finally:
+            answer.close()
+
+    async def close(self) -> None:
+        self.client.close()
+
+    @staticmethod
+    def request(body: bytes) -> bytes:
+        return b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+class Reference:
+    """aiohttp, with its failures in our words."""
+
+    name = "aiohttp"
+
+    def __init__(self, port: int, patience: Patience = PATIENCE, host: str = "127.0.0.1") -> None:
+        self.url = f"http://{host}:{port}/v1/x"
+        self.patience = patience
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=patience.connect, sock_read=min(patience.first_byte, patience.idle)
+        )
+        self.session = aiohttp.ClientSession(timeout=timeout, headers={"Accept-Encoding": "identity"})
+
+    @contextlib.asynccontextmanager
+    async def _sent(self, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self.session.post(self.url, data=body) as response:
+                yield response
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise HttpFailed(str(error), sent=False) from None
+        except TimeoutError:
+            raise HttpTimeout("silent") from None
+        except aiohttp.ClientError as error:
+            raise HttpBroken(str(error)) from None
+
+    async def ask(self, body: bytes = BODY) -> tuple[int, bytes]:
+        async with self._sent(body) as response:
+            return response.status, await response.read()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        async with self._sent(BODY) as response:
+            try:
+                while piece := await response.content.readany():
+                    yield piece
+            finally:
+                response.close()
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+@pytest.fixture(params=[Own, Reference], ids=["own", "aiohttp"])
+async def opened(request: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Make a client of the kind under test."""
+    made: list[Any] = []
+
+    def make(port: int, *more: Any, **named: Any) -> Any:
+        made.append(request.param(port, *more, **named))
+        return made[-1]
+
+    yield make
+    for client in made:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (whole(b"hi"), b"hi"),
+        (whole(b""), b""),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n3\r\n yo\r\n0\r\n\r\n", b"hi yo"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=1\r\nhi\r\n0\r\nTrailer: t\r\n\r\n",
+            b"hi",
+        ),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + whole(b"hi"), b"hi"),
+        (whole(gzip.compress(b"hi" * 99), b"Content-Encoding: gzip"), b"hi" * 99),
+    ],
+    ids=["length", "empty", "chunked", "extensions-and-trailers", "after-100", "gzip"],
+)
+async def test_an_answer_is_read_whole_however_it_is_framed(opened: Any, answer: bytes, body: bytes) -> None:
+    async with Server(says(answer)) as server:
+        assert await opened(server.port).ask() == (200, body)
+
+
+async def test_an_answer_in_single_bytes_is_the_same_answer(opened: Any) -> None:
+    answer = CHUNKED + b"2\r\nhi\r\n0\r\n\r\n"
+    async with Server(says(*(bytes([each]) for each in answer))) as server:
+        assert await opened(server.port).ask() == (200, b"hi")
+
+
+async def test_without_a_length_the_end_of_the_connection_is_the_end(opened: Any) -> None:
+    async with Server(says(b"HTTP/1.1 200 OK\r\n\r\nhi", close=True)) as server:
+        client = opened(server.port)
+        assert await client.ask() == (200, b"hi")
+        assert await client.ask() == (200, b"hi")
+        assert server.connections == 2
+
+
+async def test_requests_one_after_another_share_a_connection(opened: Any) -> None:
+    async with Server(says(whole(b"hi"))) as server:
+        client = opened(server.port)
+        for _ in range(3):
+            await client.ask()
+        assert server.connections == 1
+        assert [each.endswith(BODY) for each in server.requests] == [True] * 3
+
+
+async def test_requests_at_once_have_connections_of_their_own(opened: Any) -> None:
+    async with Server(says(whole(b"hi"))) as server:
+        client = opened(server.port)
+        answers = await asyncio.gather(*(client.ask(b"%d" % number * 100) for number in range(8)))
+        assert answers == [(200, b"hi")] * 8
+        assert len({request[-100:] for request in server.requests}) == 8
+
+
+async def test_a_connection_the_provider_will_close_is_not_used_again(opened: Any) -> None:
+    async with Server(says(whole(b"hi", b"Connection: close"))) as server:
+        client = opened(server.port)
+        await client.ask()
+        await client.ask()
+        assert server.connections == 2
+
+
+async def test_a_connection_closed_while_idle_is_replaced_before_anything_is_sent(opened: Any) -> None:
+    async with Server(says(whole(b"hi"), close=True)) as server:
+        client = opened(server.port)
+        for _ in range(3):
+            assert await client.ask() == (200, b"hi")
+            await asyncio.wait_for(server.gone.wait(), 5)
+            server.gone.clear()
+            await asyncio.sleep(0)
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"\x16\x03\x01\x02\x00garbage",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhi\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000,
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000,
+    ],
+    ids=["ssh", "tls", "status", "two-lengths", "chunk-size", "endless-header", "headers"],
+)
+async def test_what_is_no_http_is_broken_and_may_have_run(opened: Any, answer: bytes) -> None:
+    async with Server(says(answer, close=True)) as server:
+        with pytest.raises(HttpBroken) as caught:
+            await opened(server.port).ask()
+        assert caught.value.sent
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 200", whole(b"hi" * 50)[:-10], CHUNKED + b"5\r\nhello\r\n", CHUNKED + b"5\r\nhe"],
+    ids=["nothing", "head", "body", "chunk", "in-a-chunk"],
+)
+async def test_an_answer_that_ends_early_is_broken(opened: Any, answer: bytes) -> None:
+    async with Server(says(answer, close=True)) as server:
+        with pytest.raises(HttpBroken) as caught:
+            await opened(server.port).ask()
+        assert caught.value.sent
+        assert len(server.requests) == 1, "a request that may have run is never sent twice"
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", CHUNKED, CHUNKED + b"2\r\nhi\r\n"])
+async def test_silence_is_a_timeout_and_closes_the_connection(opened: Any, answer: bytes) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await reader.read()
+
+    async with Server(script) as server:
+        with pytest.raises(HttpTimeout):
+            await opened(server.port).ask()
+        await asyncio.wait_for(server.gone.wait(), 5)
+
+
+async def test_a_stream_comes_piece_by_piece(opened: Any) -> None:
+    step = asyncio.Queue[None]()
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        for number in range(3):
+            writer.write(b"2\r\n%d\n\r\n" % number)
+            await step.get()
+        writer.write(b"0\r\n\r\n")
+
+    async with Server(script) as server:
+        seen = []
+        async for piece in opened(server.port).stream():
+            seen.append(piece)
+            step.put_nowait(None)
+        assert seen == [b"0\n", b"1\n", b"2\n"]
+
+
+async def test_a_cancelled_request_closes_its_connection(opened: Any) -> None:
+    begun = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        begun.set()
+        await reader.read()
+
+    async with Server(script) as server:
+        task = asyncio.create_task(opened(server.port, Patience(2, 30, 30)).ask())
+        await asyncio.wait_for(begun.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(server.gone.wait(), 5)
+
+
+async def test_a_stream_let_go_in_the_middle_closes_its_connection(opened: Any) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\nhi\r\n")
+        await reader.read()
+
+    async with Server(script) as server:
+        stream = opened(server.port, Patience(2, 30, 30)).stream()
+        assert await anext(stream) == b"hi"
+        await stream.aclose()
+        await asyncio.wait_for(server.gone.wait(), 5)
+
+
+async def test_nobody_there_means_that_nothing_was_sent(opened: Any) -> None:
+    async with Server(says()) as server:
+        port = server.port
+    with pytest.raises(HttpFailed) as caught:
+        await opened(port).ask()
+    assert not caught.value.sent
+    with pytest.raises(HttpFailed) as caught:
+        await opened(port, PATIENCE, "no-such-host.invalid").ask()
+    assert not caught.value.sent
+
+
+async def test_a_slow_reader_makes_the_provider_wait(opened: Any) -> None:
+    sent = 0
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.transport.set_write_buffer_limits(high=1)
+        writer.write(CHUNKED)
+        for _number in range(400):
+            writer.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+            await writer.drain()
+            sent += 65_536
+        writer.write(b"0\r\n\r\n")
+
+    async with Server(script) as server:
+        stream = opened(server.port, Patience(2, 30, 30)).stream()
+        size = len(await anext(stream))
+        await _settled(lambda: sent)
+        assert sent < 20_000_000, "what nobody reads is not taken in without limit"
+        async for piece in stream:
+            size += len(piece)
+        assert size == 400 * 65_536
+
+
+async def _settled(figure: Callable[[], int]) -> None:
+    """Until the figure has not changed for 200 turns of the loop."""
+    before, same = -1, 0
+    while same < 200:
+        await asyncio.sleep(0.001)
+        same = same + 1 if figure() == before else 0
+        before = figure()
+
+
+# What ours promises beyond the reference.
+
+
+async def test_nothing_an_idle_connection_says_is_taken_for_an_answer() -> None:
+    async with Server(says(whole(b"hi"), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")) as server:
+        own = Own(server.port)
+        for _ in range(3):
+            with contextlib.suppress(HttpBroken):
+                assert await own.ask() == (200, b"hi")
+        own.client.close()
+
+
+async def test_an_answer_may_not_grow_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kairos_router.adapters.http_answer.LONGEST_ANSWER", 100_000)
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    for answer in (whole(b"x" * 200_000), whole(bomb, b"Content-Encoding: gzip")):
+        async with Server(says(answer)) as server:
+            own = Own(server.port)
+            with pytest.raises(HttpBroken):
+                await own.ask()
+            own.client.close()
+
+
+async def test_a_packing_nobody_asked_for_is_broken() -> None:
+    async with Server(says(whole(b"hi", b"Content-Encoding: br"))) as server:
+        own = Own(server.port)
+        with pytest.raises(HttpBroken):
+            await own.ask()
+        own.client.close()
+
+
+async def test_a_provider_that_drips_nothing_but_framing_is_silent() -> None:
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b";x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with Server(script) as server:
+        own = Own(server.port)
+        with pytest.raises(HttpTimeout):
+            await own.ask()
+        own.client.close()
+
+
+async def test_a_paused_answers_connection_serves_the_next_request() -> None:
+    async with Server(says(whole(b"x" * (HIGH_WATER * 3)))) as server:
+        own = Own(server.port)
+        for _ in range(3):
+            answer = await own.client.send(own.request(BODY))
+            await _settled(lambda answer=answer: answer.size)
+            size = 0
+            while piece := await answer.next():
+                size += len(piece)
+            assert size == HIGH_WATER * 3
+        assert server.connections == 1
+        own.client.close()
+
+
+async def test_a_retired_client_ends_its_answers_and_keeps_no_connection() -> None:
+    go_on = asyncio.Event()
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(whole(b"hi"))
+
+    async with Server(script) as server:
+        own = Own(server.port)
+        task = asyncio.create_task(own.ask())
+        await asyncio.wait_for(server.begun.wait(), 5)
+        own.client.retire()
+        go_on.set()
+        assert await task == (200, b"hi")
+        await asyncio.wait_for(server.gone.wait(), 5)
+        assert own.client.unused
+
+
+async def test_an_unused_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "KEEP_ALIVE_S", 0.05)
+    async with Server(says(whole(b"hi"))) as server:
+        own = Own(server.port)
+        await own.ask()
+        await asyncio.wait_for(server.gone.wait(), 5)
+        own.client.close()
+
+
+async def test_a_certificate_nobody_vouches_for_is_unreachable() -> None:
+    async with Server(says(whole(b"hi"))) as server:
+        client = HttpClient("127.0.0.1", server.port, PATIENCE, tls=ssl.create_default_context())
+        with pytest.raises(HttpFailed) as caught:
+            await client.send(Own.request(BODY))
+        assert not caught.value.sent
+        client.close()
