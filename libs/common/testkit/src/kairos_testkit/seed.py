@@ -32,6 +32,7 @@ class SeedPlan:
     bot: str = "Demo"
     system_prompt: str = "You are a friendly assistant. Answer in a few short sentences."
     model: str = MODEL
+    embedding_model: str = "embedding"
     # None: the bot has no Telegram channel.
     telegram_token: str | None = None
     monthly_limit_usd: str = "50"
@@ -49,14 +50,14 @@ class Seeded:
     telegram_bot_id: int | None
     budget_id: str
     model: str
+    embedding_model: str
 
     def connection(self) -> dict[str, Any]:
         """The part of connection.json that seeding knows."""
         return {
             "api_key": self.api_key,
             "model": self.model,
-            # No deployment of kairos.toml makes embeddings yet.
-            "embedding_model": None,
+            "embedding_model": self.embedding_model,
             "admin_email": self.admin_email,
             "admin_password": self.admin_password,
             "organisation_id": self.organisation_id,
@@ -98,6 +99,7 @@ def seed(suite: Suite, plan: SeedPlan, known: Mapping[str, Any]) -> Seeded:
         telegram_bot_id=TELEGRAM_BOT_ID if plan.telegram_token else None,
         budget_id=budget["id"],
         model=plan.model,
+        embedding_model=plan.embedding_model,
     )
 
 

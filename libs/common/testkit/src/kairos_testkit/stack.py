@@ -235,7 +235,8 @@ def start_stack(servers: Servers, root: Path, options: StackOptions | None = Non
             process.start(wait=False)
         stack.wait_ready()
         token = f"{TELEGRAM_BOT_ID}:{stack.suite.secrets['KAIROS_TELEGRAM_TOKEN_SECRET']}"
-        stack._seeded = seed(stack.suite, SeedPlan(telegram_token=token), {})  # noqa: SLF001 - its builder
+        plan = SeedPlan(telegram_token=token, embedding_model="fake-embedding")
+        stack._seeded = seed(stack.suite, plan, {})  # noqa: SLF001 - its builder
     except BaseException:
         stack.close()
         raise

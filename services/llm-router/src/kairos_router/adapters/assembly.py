@@ -16,6 +16,7 @@ from kairos_router.adapters.catalogue_documents import (
     build_route,
     expand,
 )
+from kairos_router.adapters.minilm import weights_installed
 from kairos_router.adapters.price_book import PriceBook
 from kairos_router.adapters.price_documents import PriceDocument, price_of
 from kairos_router.adapters.sealing import Sealer, UnreadableSecret
@@ -36,6 +37,7 @@ class Surroundings:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     key_names: frozenset[str] = frozenset()
     sealer: Sealer | None = None
+    local_model: Callable[[], bool] = weights_installed
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def _text(entry: Entry, surroundings: Surroundings) -> Callable[[str], str]:
 
 def _key(entry: Entry, document: DeploymentDocument, surroundings: Surroundings) -> str | None:
     """Raises _Absent."""
+    if document.kind == "local" and not surroundings.local_model():
+        raise _Absent("its weights are not installed")
     if entry.sealed is not None:
         if surroundings.sealer is None:
             raise _Absent("no data key")

@@ -93,8 +93,9 @@ def connection(deployment: Deployment) -> dict[str, Any]:
     if not options.get("vertex_credentials", "{").lstrip().startswith("{"):
         raise _misconfigured("vertex_credentials must be the JSON itself, not a file")
     named = deployment.api_key or options.keys() & _CREDENTIALS
-    if not named and (provider not in _AMBIENT or deployment.base_url):
-        # The SDK would take a key from our environment and send it to that address.
+    ambient = provider in _AMBIENT and deployment.owner is None and not deployment.base_url
+    if not named and not ambient:
+        # The SDK would take a key of our own and send it to that address, or spend for somebody.
         raise _misconfigured("the deployment has no key")
     found: dict[str, Any] = {
         **options,
