@@ -181,7 +181,14 @@ class AnswerCompletion:
         Raises ClaimLost, and whatever nobody foresaw; then the claim runs out and is taken anew.
         """
         request = claim.request
-        caller = Caller(Scope(claim.organisation_id, request.project_id, request.bot_id))
+        scope = Scope(
+            claim.organisation_id,
+            request.project_id,
+            request.bot_id,
+            request.team_id,
+            request.contact_id,
+        )
+        caller = Caller(scope, priority=request.priority, affinity=request.conversation_id)
         journal = _QueuedJournal(self._store, claim)
         try:
             await self._within_quotas(ask_of(request), caller, claim, journal)

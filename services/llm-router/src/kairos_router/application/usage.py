@@ -33,18 +33,21 @@ def usage_fields(attempt: Attempt, settlement: Settlement) -> dict[str, Any]:
         "latency_ms": settlement.latency_ms,
         "time_to_first_token_ms": settlement.time_to_first_token_ms,
     }
-    if usage.estimated:
-        fields["estimated"] = True
-    if usage.cached_input_tokens:
-        fields["cached_input_tokens"] = usage.cached_input_tokens
-    if usage.reasoning_tokens:
-        fields["reasoning_tokens"] = usage.reasoning_tokens
-    if usage.cache_write_tokens or usage.cache_write_1h_tokens:
-        fields["cache_write_tokens"] = usage.cache_write_tokens + usage.cache_write_1h_tokens
-    if usage.audio_input_tokens:
-        fields["audio_input_tokens"] = usage.audio_input_tokens
-    if usage.audio_output_tokens:
-        fields["audio_output_tokens"] = usage.audio_output_tokens
+    seldom = {
+        "route": attempt.route,
+        "operation": None if attempt.operation == "chat" else attempt.operation,
+        "team_id": scope.team_id,
+        "contact_id": scope.contact_id,
+        "priority": caller.priority,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "audio_input_tokens": usage.audio_input_tokens,
+        "audio_output_tokens": usage.audio_output_tokens,
+        "estimated": usage.estimated,
+        "error": settlement.error,
+    }
+    fields.update((name, value) for name, value in seldom.items() if value)
     return fields
 
 

@@ -73,7 +73,8 @@ class Gate:
         if actor.organisation_id is None:
             raise Rejected(errors.FORBIDDEN)
         api_key_id = UUID(actor.id) if actor.kind == "api_key" else None
-        return Caller(Scope(actor.organisation_id, actor.project_id), api_key_id)
+        scope = Scope(actor.organisation_id, actor.project_id, team_id=actor.team_id, api_key_id=api_key_id)
+        return Caller(scope, api_key_id)
 
     async def _audit(self, context: AuditContext, actor: Actor, permission: Permission, path: str) -> None:
         if self._audit_denial is None:
