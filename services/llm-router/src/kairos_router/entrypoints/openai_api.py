@@ -144,7 +144,7 @@ class OpenAIApi:
                 ip=exchange.wire.peer,
             )
         exchange.actor = actor
-        exchange.caller = self._gate.caller(actor)
+        exchange.caller = self._gate.caller(actor, exchange.priority, exchange.contact_id)
 
     def _explained(self, error: Exception, exchange: Exchange) -> ErrorAnswer | None:
         match error:

@@ -71,3 +71,9 @@ AUTH_AWAY = Explanation(
     503, "auth_unavailable", "API keys can't be checked now", "server_error", retry_after="2"
 )
 INTERNAL = Explanation(500, "internal_error", "Something went wrong on our side", "server_error")
+
+
+def bad_header(name: str, wanted: str) -> Explanation:
+    return Explanation(
+        400, "invalid_header", f"The header {name} must be {wanted}", "invalid_request_error", name
+    )
