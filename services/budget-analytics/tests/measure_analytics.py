@@ -46,7 +46,7 @@ SELECT n, s.*, s.id AS series_id, %(from)s::timestamptz + random() * interval '1
     100 + n %% 900 AS input, 20 + n %% 400 AS output, 1000 + n %% 100000 AS cost
 FROM generate_series(1, %(rows)s) n
 JOIN (SELECT *, row_number() OVER (ORDER BY id) AS place FROM usage_series WHERE organisation_id = %(org)s) s
-    ON s.place = 1 + (n * 7919) %% 100
+    ON s.place = 1 + (n::bigint * 7919) %% 100
 """
 ROWS = """
 INSERT INTO usage_records (recorded_at, attempt_id, organisation_id, completion_id, project_id, bot_id,

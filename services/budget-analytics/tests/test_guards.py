@@ -31,6 +31,7 @@ SCOPED = (
     "usage_days",
     "usage_errors",
     "budget_forecasts",
+    "budget_samples",
     "adjustments",
     "fx_rates",
 )

@@ -16,6 +16,7 @@ from kairos_budget.adapters.transaction import PostgresMoney
 from kairos_budget.application.check_ledger import CheckLedger
 from kairos_budget.application.close_lease import CloseLease
 from kairos_budget.application.define_budget import ChangeBudget, CloseBudget, CreateBudget
+from kairos_budget.application.forecast_budgets import ForecastBudgets
 from kairos_budget.application.grant_lease import GrantLease
 from kairos_budget.application.ports import LeasePolicy
 from kairos_budget.application.reconcile_attempts import ReconcileAttempts
@@ -23,7 +24,16 @@ from kairos_budget.application.record_usage import RecordUsage
 from kairos_budget.application.release_suspense import ReleaseSuspense
 from kairos_budget.application.renew_leases import RenewLeases
 from kairos_budget.application.suspend_silent_leases import SuspendSilentLeases
-from kairos_budget.entrypoints import analytics, budgets, internal_leases, leases, ledger, tasks, usage
+from kairos_budget.entrypoints import (
+    analytics,
+    budget_status,
+    budgets,
+    internal_leases,
+    leases,
+    ledger,
+    tasks,
+    usage,
+)
 from kairos_budget.entrypoints.batches import Batches
 from kairos_budget.entrypoints.consumers import USAGE_QUEUE, ChargeUsage, ForgetAccess, one_by_one
 from kairos_budget.entrypoints.use_cases import UseCases
@@ -76,6 +86,7 @@ def use_cases(database: Database, settings: Settings) -> UseCases:
             minutes_days=settings.keep_minutes_days,
             hours_days=settings.keep_hours_days,
         ),
+        forecast_budgets=ForecastBudgets(money, log),
     )
 
 
@@ -111,6 +122,7 @@ class BudgetAnalytics:
             partial(tasks.suspend_silent_leases, cases.suspend_silent_leases, settings.sweep_every_s),
         )
         start("invariants", partial(tasks.check_ledger, cases.check_ledger, settings.check_every_s))
+        start("forecasts", partial(tasks.forecast_budgets, cases.forecast_budgets, settings.forecast_every_s))
         start("metrics", partial(tasks.measure_leases, cases.readings, settings.measure_every_s))
         start("partitions", self.database.keep_partitions)
         start(
@@ -159,6 +171,6 @@ def build_app(settings: Settings, *, authenticator: Authenticator | None = None)
     )
     app.state.parts = parts
     app.state.cases = parts.cases
-    for routes in (budgets, leases, ledger, analytics, usage, internal_leases):
+    for routes in (budgets, budget_status, leases, ledger, analytics, usage, internal_leases):
         app.include_router(routes.router)
     return app

@@ -18,6 +18,7 @@ class Settings(ServiceSettings):
     close_grace_s: float = Field(default=600, ge=0)
     sweep_every_s: float = Field(default=1, gt=0)
     check_every_s: float = Field(default=60, gt=0)
+    forecast_every_s: float = Field(default=60, gt=0)
     measure_every_s: float = Field(default=5, gt=0)
     # How long rollups are kept, by grain.
     keep_minutes_days: int = Field(default=7, ge=1, le=60)

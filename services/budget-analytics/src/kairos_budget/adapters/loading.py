@@ -19,19 +19,19 @@ from kairos_budget.domain.period import RECALL_FOR, Period
 from kairos_budget.domain.priority import Priority, Reserves
 from kairos_budget.domain.rolling import Window
 
-_BUDGET_COLUMNS = (
+BUDGET_COLUMNS = (
     "b.id, b.organisation_id, b.name, b.scope, b.scope_id, b.limit_nano, b.period, b.time_zone, b.thresholds,"
     " b.active, b.version, b.created_at, b.model, b.window_hours, b.reserve_normal,"
     " b.reserve_interactive"
 )
 _BUDGETS_OF_SCOPES = text(f"""
-SELECT {_BUDGET_COLUMNS} FROM budgets b
+SELECT {BUDGET_COLUMNS} FROM budgets b
 JOIN unnest(CAST(:organisations AS uuid[]), CAST(:scopes AS text[]), CAST(:scope_ids AS uuid[]))
     AS wanted (organisation_id, scope, scope_id) USING (organisation_id, scope, scope_id)
 WHERE b.active ORDER BY b.id
 """)  # noqa: S608 - composed of constants
 _LOCK_BUDGET = text(
-    f"SELECT {_BUDGET_COLUMNS} FROM budgets b WHERE b.id = :id FOR UPDATE"  # noqa: S608 - composed of constants
+    f"SELECT {BUDGET_COLUMNS} FROM budgets b WHERE b.id = :id FOR UPDATE"  # noqa: S608 - composed of constants
 )
 # Waits for a change of the definition, and makes such a change wait until the period has its limit.
 _SHARE_BUDGETS = text("SELECT id FROM budgets WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR SHARE")
@@ -52,7 +52,7 @@ _LOCK_PERIODS = text(f"""
 SELECT p.id AS period_id, p.starts_at, p.ends_at, p.opened, p.limit_nano AS period_limit, p.available_nano,
     p.refused_at, clock_timestamp() AS locked_at,
     p.leased_nano, p.settled_nano, p.suspense_nano, p.excess_nano, p.overspend_nano, p.announced,
-    {_BUDGET_COLUMNS}
+    {BUDGET_COLUMNS}
 FROM budget_periods p JOIN budgets b ON b.id = p.budget_id
 WHERE p.id = ANY(CAST(:ids AS uuid[])) ORDER BY p.id FOR UPDATE OF p
 """)  # noqa: S608 - composed of constants

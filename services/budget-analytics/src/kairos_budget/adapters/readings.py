@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import col
 
+from kairos_budget.adapters import forecasts
 from kairos_budget.adapters.current import current_readings
 from kairos_budget.adapters.loading import chain_of, hold_of
 from kairos_budget.adapters.tables import (
@@ -46,6 +47,7 @@ from kairos_budget.application.readings import (
     TransferReading,
 )
 from kairos_budget.domain.budget import Scope
+from kairos_budget.domain.forecast import Sample
 from kairos_persistence import Database
 
 T = TypeVar("T")
@@ -270,6 +272,12 @@ class PostgresReadings:
         rows = await self._rows(organisation_id, query)
         kept, following = _page(rows, part, lambda row: {"key": row.key})
         return [_spend_reading(row) for row in kept], following
+
+    async def sample_before(self, organisation_id: UUID, reading: BudgetReading) -> Sample:
+        budget, starts_at = reading.budget, reading.bounds.starts_at
+        async with self._database.unit_of_work(organisation_id) as unit:
+            found = await forecasts.sample_before(unit.session, budget.id, starts_at)
+        return found or Sample(max(starts_at, budget.created_at), 0)
 
     async def count_open_leases(self) -> int:
         async with self._database.system_unit_of_work() as unit:

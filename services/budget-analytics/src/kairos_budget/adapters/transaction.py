@@ -7,13 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from kairos_budget.adapters import checking, loading, rollups, saving
-from kairos_budget.application.ports import Claim, Pressure, Usage
+from kairos_budget.adapters import checking, forecasts, loading, rollups, saving
+from kairos_budget.application.ports import Claim, Outlook, Pressure, Usage
 from kairos_budget.application.readings import Finding
 from kairos_budget.domain.book import Book
 from kairos_budget.domain.budget import Budget, Scope, ScopeKey
 from kairos_budget.domain.calendar import Bounds
-from kairos_budget.domain.period import RECALL_FOR, SCARCE_PART
+from kairos_budget.domain.period import RECALL_FOR, SCARCE_PART, Period
 from kairos_contracts.message import Message
 from kairos_persistence import Database, UnitOfWork
 
@@ -149,6 +149,16 @@ class PostgresTransaction:
 
     async def append_usage(self, counted: Sequence[Usage], told_again: Sequence[Usage]) -> None:
         await rollups.append_usage(self._session, counted, told_again)
+
+    async def take_samples(self) -> list[Outlook]:
+        return await forecasts.take_samples(self._session)
+
+    async def keep_forecast(
+        self, period: Period, *, over: bool, exceeds_at: datetime | None, crossing: bool
+    ) -> None:
+        await forecasts.keep_forecast(
+            self._session, period, over=over, exceeds_at=exceeds_at, crossing=crossing
+        )
 
     async def insert_budget(self, budget: Budget) -> None:
         await self._session.execute(

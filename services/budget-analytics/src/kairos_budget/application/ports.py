@@ -12,6 +12,8 @@ from kairos_budget.domain.attempt import Attempt
 from kairos_budget.domain.book import Book, Timing
 from kairos_budget.domain.budget import Budget, ScopeKey
 from kairos_budget.domain.calendar import Bounds
+from kairos_budget.domain.forecast import Sample
+from kairos_budget.domain.period import Period
 from kairos_contracts.llm.v1 import UsageRecordedV1
 from kairos_contracts.message import Message
 
@@ -53,6 +55,16 @@ class Usage:
     organisation_id: UUID
     message: UsageRecordedV1
     traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A period at a moment, an earlier sample of it, and whether it was heading over its limit then."""
+
+    period: Period
+    at: datetime
+    then: Sample
+    over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +150,17 @@ class Transaction(Protocol):
 
     async def append_usage(self, counted: Sequence[Usage], told_again: Sequence[Usage]) -> None:
         """Keep the facts of attempts row by row; those `counted` go into the rollups as well."""
+
+    async def take_samples(self) -> list[Outlook]:
+        """Note what the open periods have settled, and return them.
+
+        None while another process does it, or when it was done just before.
+        """
+
+    async def keep_forecast(
+        self, period: Period, *, over: bool, exceeds_at: datetime | None, crossing: bool
+    ) -> None:
+        """Remember that a period began or ceased to head over its limit."""
 
     async def insert_budget(self, budget: Budget) -> None: ...
 

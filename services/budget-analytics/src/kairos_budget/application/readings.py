@@ -8,6 +8,7 @@ from uuid import UUID
 
 from kairos_budget.domain.budget import Budget, Scope, ScopeChain
 from kairos_budget.domain.calendar import Bounds
+from kairos_budget.domain.forecast import Sample
 from kairos_budget.domain.ledger import Balances
 
 GroupBy = Literal["model", "bot", "project", "day"]
@@ -161,5 +162,8 @@ class Readings(Protocol):
     async def spend(
         self, organisation_id: UUID, part: Slice, *, group_by: GroupBy, since: date, until: date
     ) -> tuple[Sequence[SpendReading], dict[str, Any] | None]: ...
+
+    async def sample_before(self, organisation_id: UUID, reading: BudgetReading) -> Sample:
+        """What the period's present rate is measured from: a recent sample, or its beginning."""
 
     async def count_open_leases(self) -> int: ...

@@ -3,6 +3,7 @@
 import asyncio
 
 from kairos_budget.application.check_ledger import CheckLedger
+from kairos_budget.application.forecast_budgets import ForecastBudgets
 from kairos_budget.application.readings import Readings
 from kairos_budget.application.suspend_silent_leases import BATCH, SuspendSilentLeases
 from kairos_telemetry import metrics
@@ -18,6 +19,12 @@ async def suspend_silent_leases(suspend: SuspendSilentLeases, every_s: float) ->
 async def check_ledger(check: CheckLedger, every_s: float) -> None:
     while True:
         await check()
+        await asyncio.sleep(every_s)
+
+
+async def forecast_budgets(forecast: ForecastBudgets, every_s: float) -> None:
+    while True:
+        await forecast()
         await asyncio.sleep(every_s)
 
 

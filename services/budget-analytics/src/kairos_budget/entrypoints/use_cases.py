@@ -9,6 +9,7 @@ from kairos_budget.application.analytics import Analytics
 from kairos_budget.application.check_ledger import CheckLedger
 from kairos_budget.application.close_lease import CloseLease
 from kairos_budget.application.define_budget import ChangeBudget, CloseBudget, CreateBudget
+from kairos_budget.application.forecast_budgets import ForecastBudgets
 from kairos_budget.application.grant_lease import GrantLease
 from kairos_budget.application.readings import Readings
 from kairos_budget.application.reconcile_attempts import ReconcileAttempts
@@ -33,6 +34,7 @@ class UseCases:
     check_ledger: CheckLedger
     readings: Readings
     analytics: Analytics
+    forecast_budgets: ForecastBudgets
 
 
 def _cases(request: Request) -> UseCases:
