@@ -52,9 +52,15 @@ def error_of(response: httpx.Response) -> KairosError:
             response.status_code, str(response.status_code), response.reason_phrase, "", request_id
         )
     code = str(body.get("code") or str(body.get("type", "")).rpartition(":")[2])
-    return KairosError(
-        response.status_code, code, str(body["title"]), str(body.get("detail", "")), request_id
-    )
+    detail = "; ".join(filter(None, [str(body.get("detail") or ""), *_findings(body.get("errors"))]))
+    return KairosError(response.status_code, code, str(body["title"]), detail, request_id)
+
+
+def _findings(errors: object) -> list[str]:
+    """What is wrong with which field, as the services list it."""
+    listed = errors if isinstance(errors, list) else []
+    found = [each for each in listed if isinstance(each, dict)]
+    return [f"{each.get('at', '')}: {each.get('problem', '')}" for each in found]
 
 
 class Client:

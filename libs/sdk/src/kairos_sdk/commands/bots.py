@@ -2,6 +2,7 @@
 
 import json
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Bots: list, show, create, change.")
 COLUMNS = {"id": "id", "name": "name", "mode": "mode", "model": "model", "state": "observed_state"}
 POLL_SECONDS = 0.2
+
+
+class Mode(StrEnum):
+    """How a bot answers."""
+
+    MANUAL = "manual"
+    GPT = "gpt"
+    HYBRID = "hybrid"
 
 
 @app.command("list")
@@ -54,10 +63,10 @@ def create_bot(
 
 
 @app.command("mode")
-def set_mode(bot: str, mode: str, profile: ProfileFile = None, as_json: Json = False) -> None:
+def set_mode(bot: str, mode: Mode, profile: ProfileFile = None, as_json: Json = False) -> None:
     """Switch a bot's mode; the next turn follows it."""
     with connected(profile) as client:
-        changed = client.call("PATCH", f"/api/bot-worker/bots/{bot}", json={"mode": mode})
+        changed = client.call("PATCH", f"/api/bot-worker/bots/{bot}", json={"mode": mode.value})
         show_one(changed, as_json=as_json)
 
 

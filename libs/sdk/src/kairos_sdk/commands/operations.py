@@ -12,7 +12,14 @@ from kairos_sdk.commands.output import Json, Limit, ProfileFile, connected, show
 events = typer.Typer(no_args_is_help=True, help="Events of the suite.")
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, replay.")
 POLL_SECONDS = 0.5
-COLUMNS = {"id": "id", "queue": "queue", "type": "type", "error": "error", "at": "dead_at", "state": "state"}
+COLUMNS = {
+    "id": "id",
+    "queue": "queue",
+    "type": "type",
+    "error": "error",
+    "died": "last_died_at",
+    "status": "status",
+}
 
 
 @events.command("tail")

@@ -24,6 +24,7 @@ class Exit(IntEnum):
     DENIED = 4
 
 
+PIPE_WIDTH = 1_000
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ProfileFile = Annotated[
     Path | None,
@@ -74,13 +75,15 @@ def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bo
     from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in columns:
-        table.add_column(heading, overflow="fold")
+    for heading, key in columns.items():
+        # An id that is cut in two can't be copied.
+        table.add_column(heading, overflow="fold", no_wrap=key.endswith("id"))
     for row in rows:
         table.add_row(
             *(str(row.get(key, "-") if row.get(key) is not None else "-") for key in columns.values())
         )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # In a pipe there is no width to fit into.
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def show_one(row: dict[str, Any], *, as_json: bool) -> None:
