@@ -19,11 +19,13 @@ from kairos_telemetry import tracer
 
 def _start(call: ProviderCall) -> Span:
     deployment = call.deployment
+    # The conventions have no word for a response; it is a chat.
+    operation = "embeddings" if call.operation == "embeddings" else "chat"
     return tracer().start_span(
-        f"chat {deployment.model}",
+        f"{operation} {deployment.model}",
         kind=SpanKind.CLIENT,
         attributes={
-            "gen_ai.operation.name": "chat",
+            "gen_ai.operation.name": operation,
             "gen_ai.provider.name": deployment.provider,
             "gen_ai.request.model": deployment.model,
             "gen_ai.request.max_tokens": call.max_tokens,
