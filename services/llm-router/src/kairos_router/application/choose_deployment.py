@@ -8,12 +8,13 @@ from uuid import UUID
 from kairos_router.application.circuits import Circuits, NoneAvailable
 from kairos_router.application.hold_money import Wallet
 from kairos_router.application.ports import BudgetExceeded, BudgetUnavailable, CatalogueSource, Refusal
-from kairos_router.domain.ask import Ask, Caller, hold_on
+from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Hold
 from kairos_router.domain.catalogue import Choice, Deployment
 from kairos_router.domain.decision import NO_PRICE, RefusedStep
 from kairos_router.domain.policy import Ranking
 from kairos_router.domain.selection import Rung, clamped, fitting, ladder
+from kairos_router.domain.stream_hold import opening_hold
 
 __all__ = ["Chooser", "Chosen", "Circuits", "NoneAvailable", "Options", "Refused", "without"]
 
@@ -94,7 +95,7 @@ class Chooser:
         for _ in range(2):
             if wanted is None:
                 break
-            amount = hold_on(ask, wanted.deployment, wanted.max_tokens)
+            amount = opening_hold(ask, wanted.deployment, wanted.max_tokens)
             # The first look needs no coroutine: on a warm lease it is the only one.
             model = wanted.deployment.model
             hold = self._wallet.try_hold(caller, amount, attempt_id, model)

@@ -91,6 +91,7 @@ class Dispatcher:
     ) -> None:
         self.chooser = chooser
         self.clock = clock
+        self.wallet = wallet
         self._wallet = wallet
         self._circuits = circuits
         self._providers = providers

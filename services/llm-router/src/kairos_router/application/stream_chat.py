@@ -1,12 +1,15 @@
 """Answer a chat completion piece by piece, and charge for it however it ends."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from kairos_router.application.complete_chat import Dispatcher, Job
+from kairos_router.application.extend_stream import Extension
 from kairos_router.application.ports import Fault, Journal, ProviderFailed, ProviderStream
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Attempt, Settlement, settled, unknown
 from kairos_router.domain.pricing import cost
+from kairos_router.domain.stream_hold import opening_tokens, plan_of
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -36,6 +39,9 @@ class Streaming:
         self._stream = stream
         self._first: bytes | None = first
         self._started = started
+        self._opening = first
+        grows = stream_grows(job, attempt)
+        self._extension = Extension(dispatcher.wallet, job.ask, attempt) if grows else None
         self.time_to_first_token = dispatcher.clock() - started
 
     @property
@@ -46,9 +52,11 @@ class Streaming:
 
     async def next(self) -> bytes:
         """The next events, b"" at the end. Raises ProviderFailed when the answer breaks off."""
+        if self._extension is not None and self._extension.cut:
+            return b""
         if self._first is not None:
             first, self._first = self._first, None
-            return first
+            return await self._passed(first)
         try:
             piece = await self._stream.next()
             if not piece and self._stream.usage is None:
@@ -58,17 +66,33 @@ class Streaming:
             raise
         if not piece:
             self._stream.close()
-            await self._dispatcher.answered(self._job, self.attempt, self._charge(), None)
-        return piece
+            settlement = self._charge()
+            await self._dispatcher.answered(self._job, self.attempt, settlement, None)
+            return piece
+        return await self._passed(piece)
+
+    async def _passed(self, piece: bytes) -> bytes:
+        """The piece, and when the hold can't keep ahead of the provider any more, the end."""
+        extension = self._extension
+        if extension is None or self._stream.finished or extension.covers(self._stream.content_bytes()):
+            return piece
+        self._stream.close()
+        settlement = self._charge()
+        await self._dispatcher.answered(self._job, self.attempt, settlement, None)
+        return piece + extension.ending(self._opening, settlement.usage)
 
     def abandon(self) -> None:
         """The caller is gone: break the call off and charge what was seen. Does nothing after the end."""
         self._stream.close()
         if self.settlement is None:
-            self._dispatcher.abandoned(self._job, self.attempt, self._charge())
+            settlement = self._charge()
+            self._dispatcher.abandoned(self._job, self.attempt, settlement)
 
     async def _broke_off(self, failure: ProviderFailed) -> None:
         self._stream.close()
+        if self._extension is not None:
+            self._extension.stop()
+            self.attempt = replace(self.attempt, hold=self._extension.hold)
         self._dispatcher.judge(self.attempt, failure)
         if self._stream.usage is not None:
             settlement = self._charge()
@@ -81,7 +105,10 @@ class Streaming:
 
     def _charge(self) -> Settlement:
         usage = self._stream.usage
-        self.settlement = settled(
+        if self._extension is not None:
+            self._extension.stop()
+            self.attempt = replace(self.attempt, hold=self._extension.hold)
+        settlement = settled(
             self.attempt,
             self._job.ask,
             usage,
@@ -89,7 +116,15 @@ class Streaming:
             latency_ms=self._dispatcher.elapsed_ms(self._started),
             time_to_first_token_ms=int(self.time_to_first_token * 1000),
         )
+        self.settlement = settlement if self._extension is None else self._extension.charge(settlement)
         return self.settlement
+
+
+def stream_grows(job: Job, attempt: Attempt) -> bool:
+    """Whether the attempt began with less than its worst case."""
+    if plan_of(job.ask, attempt.deployment, attempt.max_tokens) is None:
+        return False
+    return opening_tokens(job.ask, attempt.deployment, attempt.max_tokens) < attempt.max_tokens
 
 
 class StreamChat:

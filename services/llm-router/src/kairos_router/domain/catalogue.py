@@ -71,6 +71,8 @@ class Deployment:
     provider takes the output limit from. `image_tokens` bounds the input tokens of one image.
     `input_margin` covers what a provider's chat template adds to the bytes we send.
     `tokenizer` names the encoding that counts its tokens exactly, None when nobody knows it.
+    `stream_lead_tokens` is the most tokens it can be ahead of what was read of a stream, also after the
+    connection was closed; with it, streams hold `stream_chunk_tokens` at a time instead of everything.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Deployment:
     retries: int = 0
     tokenizer: str | None = None
     owner: UUID | None = None
+    stream_lead_tokens: int | None = None
+    stream_chunk_tokens: int | None = None
 
     @property
     def uid(self) -> str:
