@@ -150,7 +150,7 @@ def parse_response_ask(payload: object, size: int) -> Ask:
         payload=body,
         size=_UNBOUNDED if hosted else size,
         inputs=hosted + 1,
-        longest=size,
+        longest=size if hosted else None,
         max_tokens=fields.positive(body, "max_output_tokens"),
         stream=stream,
         include_usage=True,
