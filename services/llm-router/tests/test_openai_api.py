@@ -342,11 +342,11 @@ async def test_the_management_api_shows_what_there_is_but_no_key(service_of: Any
                     assert response.status == 200, path
                     return await response.json()
 
-            deployments = {each["name"]: each for each in await get("/deployments")}
+            deployments = {each["name"]: each for each in (await get("/deployments"))["items"]}
             assert deployments["first"]["circuit"] == "closed"
             assert "api_key" not in deployments["first"]
-            assert {each["name"] for each in await get("/routes")} == {"default", "with-local"}
-            prices = {each["deployment"]: each for each in await get("/prices")}
+            assert {each["name"] for each in (await get("/routes"))["items"]} == {"default", "with-local"}
+            prices = {each["deployment"]: each for each in (await get("/prices"))["items"]}
             assert prices["first"]["input_nano_usd_per_million"] == 100_000_000
             (lease,) = (await get("/holds"))["leases"]
             assert lease["granted_nano_usd"] == lease["free_nano_usd"] + lease["settled_nano_usd"]

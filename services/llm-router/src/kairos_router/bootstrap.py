@@ -16,22 +16,27 @@ from kairos_contracts.audit import AuditContext
 from kairos_contracts.permissions import Permission
 from kairos_messaging import Bus, OutboxRelay, PublishFailed
 from kairos_persistence import Database, DatabaseUnavailable, create_engine
+from kairos_router.adapters.assembly import Surroundings
 from kairos_router.adapters.budget_client import BudgetClient
 from kairos_router.adapters.buffer import Buffer
 from kairos_router.adapters.genai import Traced
 from kairos_router.adapters.litellm_upstream import LiteLLMUpstream
+from kairos_router.adapters.live_catalogue import LiveCatalogue
 from kairos_router.adapters.local_embeddings import LocalEmbeddings
 from kairos_router.adapters.minilm import MiniLM, weights_installed
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
 from kairos_router.adapters.postgres_cache_policies import PostgresCachePolicies
+from kairos_router.adapters.postgres_catalogue import PostgresCatalogue
 from kairos_router.adapters.postgres_completions import PostgresCompletions
 from kairos_router.adapters.postgres_decisions import PostgresDecisions
 from kairos_router.adapters.postgres_quotas import PostgresQuotas
 from kairos_router.adapters.redis_answers import RedisAnswers
 from kairos_router.adapters.redis_quotas import RedisQuotas
+from kairos_router.adapters.sealing import Sealer
 from kairos_router.adapters.similar_questions import SimilarQuestions
 from kairos_router.adapters.simulator import Simulator
-from kairos_router.adapters.toml_catalogue import FixedCatalogue, load_catalogue
+from kairos_router.adapters.token_counter import Tiktoken
+from kairos_router.adapters.toml_catalogue import load_file
 from kairos_router.adapters.translated_responses import TranslatedResponses
 from kairos_router.adapters.usage_journal import UsageJournal
 from kairos_router.application.answer_completion import AnswerCompletion
@@ -46,13 +51,17 @@ from kairos_router.application.stream_chat import StreamChat
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.decision import Decision
 from kairos_router.domain.quota import Quota
-from kairos_router.entrypoints import consumers, management
+from kairos_router.entrypoints import catalogue_events, consumers, management
 from kairos_router.entrypoints.cache import add_cache
 from kairos_router.entrypoints.cached_answers import CachedAnswers, usage_fields_of_hit
 from kairos_router.entrypoints.chat import CHAT, Chat
 from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
 from kairos_router.entrypoints.embeddings import EMBEDDINGS, Embeddings
+from kairos_router.entrypoints.management_decisions import add_decisions
+from kairos_router.entrypoints.management_deployments import Catalogues, add_deployments
+from kairos_router.entrypoints.management_prices import add_prices
+from kairos_router.entrypoints.management_routes import add_routes
 from kairos_router.entrypoints.models import MODEL, MODELS, Models
 from kairos_router.entrypoints.openai_api import OpenAIApi
 from kairos_router.entrypoints.operations import Operation
@@ -111,7 +120,14 @@ class Router:
         self.authenticator = authenticator or RemoteAuthenticator(
             settings.auth_url, tokens, self.session, cookie_secure=settings.cookie_secure
         )
-        self.catalogue = FixedCatalogue(load_catalogue(settings.config_file, environment()))
+        surroundings = Surroundings(environment(), settings.provider_key_names, sealer_of(settings))
+        self.catalogue_store = PostgresCatalogue(self.database)
+        self.catalogue = LiveCatalogue(
+            load_file(settings.config_file, surroundings.environment),
+            self.catalogue_store,
+            surroundings,
+            poll=settings.catalogue_poll_s,
+        )
         policy = LeasePolicy(
             slice_nano_usd=settings.lease_slice_nano_usd,
             idle_after=settings.lease_idle_s,
@@ -120,7 +136,11 @@ class Router:
         )
         authority = budgets or BudgetClient(settings.budget_url, self.holder, tokens, self.session)
         self.wallet = Wallet(authority, policy)
-        self.circuits = Circuits()
+        self.circuit_events = catalogue_events.CircuitEvents(self.bus, self.holder)
+        self.circuits = Circuits(told=self.circuit_events.tell)
+        self.catalogues = Catalogues(
+            self.catalogue, self.catalogue_store, self.circuits, surroundings, settings.private_providers
+        )
         self.embedder = MiniLM()
         self.litellm = LiteLLMUpstream(quiet_litellm)
         self.providers: dict[str, Provider] = {
@@ -144,11 +164,14 @@ class Router:
         self.work = Background()
         self.upkeep = Background()
         consumers.register(self.bus, self.store, self.wallet, self.authenticator)
+        catalogue_events.follow(self.bus, self.catalogue, self.circuits, self.holder)
         consumers.follow(self.bus, self.quotas, self.cache_policies)
 
     def _use_cases(self) -> None:
         chooser = Chooser(self.catalogue, self.wallet, self.circuits)
-        dispatcher = Dispatcher(chooser, self.wallet, self.circuits, self.providers)
+        dispatcher = Dispatcher(
+            chooser, self.wallet, self.circuits, self.providers, counter=Tiktoken.installed()
+        )
         complete = CompleteChat(dispatcher)
         self.completions = Completions(
             complete, StreamChat(dispatcher), self.usage, self.catalogue, self.record_refusal
@@ -178,8 +201,8 @@ class Router:
         fields = usage_fields_of_hit(ask, caller, completion_id, kept, kind, seconds)
         self.usage.note(caller.scope.organisation_id, {**fields, "started_at": datetime.now(UTC)})
 
-    def describe(self, _: UUID, deployment: str) -> tuple[str, str, str]:
-        found = self.catalogue.current().deployments.get(deployment)
+    def describe(self, organisation_id: UUID, deployment: str) -> tuple[str, str, str]:
+        found = self.catalogue.current(organisation_id).deployments.get(deployment)
         return (
             (found.model, found.provider, found.price.version) if found else (deployment, "unknown", "none")
         )
@@ -194,6 +217,8 @@ class Router:
         start = self.upkeep.start
         start("bus", self.bus.start)
         start("outbox-relay", OutboxRelay(self.database, self.bus).run)
+        start("catalogue", self.catalogue.keep)
+        start("circuits", self.circuit_events.run)
         start("partitions", self.database.keep_partitions)
         start("leases", self.wallet.keep)
         start("claims", self.worker.renew_forever)
@@ -252,6 +277,14 @@ class Router:
             unit.emit(context.entry("access.denied", path, outcome="denied", reason=permission))
 
 
+def sealer_of(settings: Settings) -> Sealer | None:
+    """Opens and closes what organisations keep here; None without a data key."""
+    if settings.data_key is None:
+        return None
+    previous = [key.get_secret_value() for key in settings.previous_data_keys]
+    return Sealer(settings.data_key.get_secret_value(), previous)
+
+
 def build_app(router: Router) -> FrontDoor:
     """The application over a wired router; `build_app(Router(settings))` is the whole service."""
     app = create_app(
@@ -270,10 +303,14 @@ def build_app(router: Router) -> FrontDoor:
         audit_denial=router.audit_denial,
         unavailable=(DatabaseUnavailable, PublishFailed),
         rate_limiter=router.rate_limiter,
+        max_body=router.settings.max_body,
     )
     app.state.parts = router
-    management.add_catalogue(app, router.catalogue, router.circuits)
-    management.add_money(app, router.wallet, router.decisions.find, router.holder, time.monotonic)
+    add_deployments(app, router.catalogues)
+    add_routes(app, router.catalogues)
+    add_prices(app, router.catalogues)
+    add_decisions(app, router.decisions)
+    management.add_money(app, router.wallet, router.holder, time.monotonic)
     add_quotas(app, router.quota_store, router.quotas)
     add_cache(app, router.cache_store, router.cache_policies, semantic=weights_installed())
     api = OpenAIApi(

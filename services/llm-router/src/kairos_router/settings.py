@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from kairos_web import ServiceSettings
@@ -32,6 +32,16 @@ class Settings(ServiceSettings):
     trace_ratio: float = Field(1.0, ge=0, le=1)
     max_body: int = Field(8 * 1024 * 1024, gt=0)
     keep_completions_days: int = Field(7, gt=0)
+    # base64 of 32 bytes: providers' keys that are given by API are kept under it. To rotate, move it to
+    # `previous_data_keys`.
+    data_key: SecretStr | None = None
+    previous_data_keys: list[SecretStr] = Field(default_factory=list)
+    # Variables whose provider keys organisations may use in deployments of their own; others would let
+    # them send any of our secrets to an address of theirs.
+    provider_key_names: frozenset[str] = frozenset()
+    # Whether organisations may name addresses inside our own network.
+    private_providers: bool = False
+    catalogue_poll_s: float = Field(5.0, gt=0)
 
 
 def environment() -> Mapping[str, str]:

@@ -56,7 +56,8 @@ class DeploymentDocument(Section):
 
     `price` is a price of its own, the name of one in the price book, or absent: then the book is asked
     for `provider/model` and `model`. `max_concurrency` limits calls per router process, `retries` are
-    on this deployment before the next one is tried. A key never stands here, only its variable's name.
+    on this deployment before the next one is tried. `tokenizer` counts its input exactly; OpenAI's own
+    models need not name theirs. A key never stands here, only its variable's name.
     """
 
     kind: Literal["simulator", "openai", "litellm", "local"]
@@ -75,6 +76,9 @@ class DeploymentDocument(Section):
     timeouts: TimeoutDocument = TimeoutDocument()
     max_concurrency: int | None = Field(None, gt=0, le=1_000_000)
     retries: int = Field(0, ge=0, le=5)
+    tokenizer: Literal["cl100k_base", "o200k_base"] | None = None
+    stream_lead_tokens: Annotated[int, Field(gt=0)] | None = None
+    stream_chunk_tokens: Annotated[int, Field(gt=0)] | None = None
     path: Text = "/{operation}"
     query: Texts = {}
     headers: Texts = {}
@@ -157,6 +161,19 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
+_ENCODINGS = (
+    (("gpt-4o", "gpt-4.1", "gpt-4.5", "gpt-5", "chatgpt-4o", "o1", "o3", "o4"), "o200k_base"),
+    (("gpt-4", "gpt-3.5", "text-embedding-3", "text-embedding-ada"), "cl100k_base"),
+)
+
+
+def _tokenizer(provider: str, model: str) -> str | None:
+    """The encoding OpenAI names for its models; other families have no published one."""
+    if provider not in {"openai", "azure"}:
+        return None
+    return next((encoding for names, encoding in _ENCODINGS if model.startswith(names)), None)
+
+
 def build_deployment(
     entry: Entry,
     document: DeploymentDocument,
@@ -186,6 +203,9 @@ def build_deployment(
         timeouts=Timeouts(**document.timeouts.model_dump()),
         max_concurrency=document.max_concurrency,
         retries=document.retries,
+        stream_lead_tokens=document.stream_lead_tokens,
+        stream_chunk_tokens=document.stream_chunk_tokens,
+        tokenizer=document.tokenizer or _tokenizer(document.provider, text(document.model)),
         owner=entry.organisation_id,
         dialect=Dialect(
             path=document.path,

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.llm.v1 import CatalogueChangedV1
 from kairos_persistence import Database, UnitOfWork
+from kairos_router.adapters import price_map
 from kairos_router.adapters.catalogue_documents import Entry, Kind
 from kairos_router.adapters.price_book import Book, Named
 from kairos_router.adapters.sealing import Sealed
@@ -78,7 +79,10 @@ _KEPT_PRICE = text("""
 """)
 _ADD_BOOK = text("""
     INSERT INTO price_books (book_id, organisation_id, version, source, models, document)
-    VALUES (:book_id, :owner, :version, :source, :models, CAST(:document AS jsonb)) ON CONFLICT DO NOTHING
+    SELECT CAST(:book_id AS uuid), CAST(:owner AS uuid), :version, :source, :models, CAST(:document AS jsonb)
+    WHERE :version IS DISTINCT FROM (
+        SELECT version FROM price_books WHERE organisation_id IS NOT DISTINCT FROM CAST(:owner AS uuid)
+        ORDER BY imported_at DESC LIMIT 1)
 """)
 _HISTORY = text("""
     SELECT organisation_id, version, source, document, valid_from FROM price_versions WHERE name = :name
@@ -277,12 +281,12 @@ class PostgresCatalogue:
         """Every price the name has had, the newest first: own ones and shared ones."""
         async with self._database.unit_of_work(organisation_id) as unit:
             rows = await unit.session.execute(_HISTORY, {"name": name})
-            return [
-                PriceVersion(
-                    row.organisation_id is None, row.version, row.source, row.document, row.valid_from
-                )
-                for row in rows
-            ]
+            found = [(row, _told(row)) for row in rows]
+        return [
+            PriceVersion(row.organisation_id is None, row.version, row.source, document, row.valid_from)
+            for row, document in found
+            if document is not None
+        ]
 
     async def score(self, organisation_id: UUID, name: str, score: float, memory: int) -> tuple[float, int]:
         """Learn one score, from 0 to 1; the newest `memory` ones count most."""
@@ -290,6 +294,12 @@ class PostgresCatalogue:
             values = {"owner": organisation_id, "name": name, "score": score, "memory": memory}
             row = (await unit.session.execute(_SCORE, values)).one()
         return float(row.quality), int(row.samples)
+
+
+def _told(row: Any) -> Mapping[str, Any] | None:
+    """The price document of a line of the history; the vendored book has the map's own entries."""
+    document: Mapping[str, Any] = row.document
+    return price_map.document_of(document) if row.source == "vendored" else document
 
 
 def _values(owner: UUID | None, draft: Draft) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Refusals, so that the id in an answer leads to the reasons."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
@@ -55,6 +56,17 @@ def _decision(row: DecisionRow) -> Decision:
     return Decision(row.decision_id, row.completion_id, caller, row.model, row.code, row.decided_at, steps)
 
 
+@dataclass(frozen=True, slots=True)
+class DecisionFilter:
+    """None means any."""
+
+    code: str | None = None
+    model: str | None = None
+    bot_id: UUID | None = None
+    api_key_id: UUID | None = None
+    project_id: UUID | None = None
+
+
 class PostgresDecisions:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,3 +82,25 @@ class PostgresDecisions:
             )
             row = rows.scalars().first()
             return _decision(row) if row is not None else None
+
+    async def page(
+        self,
+        organisation_id: UUID,
+        wanted: DecisionFilter,
+        limit: int,
+        before: tuple[datetime, UUID] | None,
+    ) -> list[Decision]:
+        """Refusals that match, the newest first, older than the position `before`."""
+        query = (
+            select(DecisionRow)
+            .order_by(col(DecisionRow.decided_at).desc(), col(DecisionRow.decision_id).desc())
+            .limit(limit)
+        )
+        for name, value in asdict(wanted).items():
+            if value is not None:
+                query = query.where(getattr(DecisionRow, name) == value)
+        if before is not None:
+            query = query.where(tuple_(col(DecisionRow.decided_at), col(DecisionRow.decision_id)) < before)
+        async with self._database.unit_of_work(organisation_id) as unit:
+            rows = await unit.session.execute(query)
+            return [_decision(row) for row in rows.scalars()]

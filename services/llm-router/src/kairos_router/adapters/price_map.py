@@ -7,6 +7,7 @@ here; its licence stands beside it. `kairos prices import` brings a newer one in
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from importlib import resources
 from typing import Any
@@ -104,8 +105,8 @@ def _stepped(entry: Mapping[str, Any]) -> dict[str, Any]:
     return document
 
 
-def document_of(entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    """One model's price, or None when the map has no price of its tokens."""
+def _all_rates(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Every rate of the entry, at its place in a price document."""
     document: dict[str, Any] = _stepped(entry) if entry.get("tiered_pricing") else {}
     for rate, above, service, nano in _rates(entry):
         place = document
@@ -119,6 +120,12 @@ def document_of(entry: Mapping[str, Any]) -> dict[str, Any] | None:
                 tiers.append(tier)
             place = tier
         place[rate] = nano
+    return document
+
+
+def document_of(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """One model's price, or None when the map has no price of its tokens."""
+    document = _all_rates(entry)
     if "input" not in document:
         return None
     if document.get("reasoning") == document.get("output"):
@@ -126,10 +133,8 @@ def document_of(entry: Mapping[str, Any]) -> dict[str, Any] | None:
         document.pop("reasoning", None)
     # An embedding has no output.
     document.setdefault("output", 0)
-    for field, name in _FEES.items():
-        fee = _nano(entry.get(field))
-        if fee:
-            document[name] = fee
+    fees = {name: _nano(entry.get(field)) for field, name in _FEES.items()}
+    document |= {name: fee for name, fee in fees.items() if fee}
     tools = {name: nano for name, nano in _tools(entry).items() if nano}
     if tools:
         document["tools"] = tools
@@ -181,3 +186,8 @@ def fingerprint(models: Mapping[str, Any]) -> str:
 
 def vendored() -> bytes:
     return resources.files("kairos_router.adapters").joinpath("prices", "litellm.json").read_bytes()
+
+
+def price_version(document: Mapping[str, Any]) -> str:
+    """Names a single price: the day it was set, and its content."""
+    return f"{datetime.now(UTC).date().isoformat()}.{fingerprint(document)}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from kairos_contracts.llm.v1 import (
     CompletionCompletedV1,
@@ -14,12 +14,13 @@ from kairos_contracts.llm.v1 import (
     CompletionRequestV1,
     UsageRecordedV1,
 )
-from kairos_router.application.choose_deployment import NoneAvailable, Refused
+from kairos_router.application.choose_deployment import NoneAvailable
 from kairos_router.application.complete_chat import CompleteChat
 from kairos_router.application.explain_failure import Explanation, explain
 from kairos_router.application.limit_requests import Quotas
 from kairos_router.application.ports import BudgetUnavailable, Journal, ProviderReply
 from kairos_router.application.quota_ports import QuotaExceeded, QuotasUnknown
+from kairos_router.application.record_decision import decision_of
 from kairos_router.application.usage import usage_event
 from kairos_router.domain.ask import Ask, Caller, tokens_in
 from kairos_router.domain.attempt import Attempt, Settlement
@@ -101,10 +102,6 @@ def ask_of(request: CompletionRequestV1) -> Ask:
         payload["temperature"] = request.temperature
     size = len(json.dumps(payload, ensure_ascii=False).encode())
     return Ask(model=request.model, payload=payload, size=size, max_tokens=request.max_tokens)
-
-
-def refusal(refused: Refused, caller: Caller, completion_id: UUID, model: str, at: datetime) -> Decision:
-    return Decision(uuid4(), completion_id, caller, model, "budget_exceeded", at, refused.steps)
 
 
 def _content(reply: ProviderReply) -> tuple[str, str]:
@@ -221,9 +218,9 @@ class AnswerCompletion:
         if waits is not None and left > 0:
             await self._store.postpone(claim, min(waits, left))
             return "postponed"
-        decision = None
-        if isinstance(error, Refused):
-            decision = refusal(error, caller, claim.completion_id, claim.request.model, self._now())
+        decision = decision_of(
+            error, explanation.code, caller, claim.completion_id, claim.request.model, self._now()
+        )
         request = claim.request
         event = CompletionFailedV1(
             completion_id=request.completion_id,

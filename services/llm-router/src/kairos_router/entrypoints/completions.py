@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Protocol, Self
 from uuid import UUID
 
-from kairos_router.application.answer_completion import refusal as decision_of
-from kairos_router.application.choose_deployment import Refused
 from kairos_router.application.complete_chat import CompleteChat
 from kairos_router.application.explain_failure import Explanation, explain
 from kairos_router.application.ports import CatalogueSource, Journal
 from kairos_router.application.quota_ports import QuotaExceeded
+from kairos_router.application.record_decision import Sparingly, decision_of
 from kairos_router.application.stream_chat import StreamChat, Streaming
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Attempt
@@ -97,6 +97,7 @@ class Completions:
         self._journal = journal
         self._catalogue = catalogue
         self._record = record
+        self._sparingly = Sparingly()
 
     async def complete(self, ask: Ask, caller: Caller, completion_id: UUID) -> Served:
         answer = await self._complete(ask, caller, completion_id, self._journal)
@@ -124,18 +125,24 @@ class Completions:
         explanation = explain(error)
         if explanation is None:
             return None
+        headers = error.headers if isinstance(error, QuotaExceeded) else ()
         if isinstance(error, QuotaExceeded):
-            return error_answer(explanation, headers=error.headers)
-        if not isinstance(error, Refused):
+            reason = (caller.scope.organisation_id, error.quota)
+            if not self._sparingly.allows(reason, monotonic()):
+                return error_answer(explanation, headers=headers)
+        model = payload.get("model") if isinstance(payload, dict) else None
+        decision = decision_of(
+            error, explanation.code, caller, completion_id, str(model or ""), datetime.now(UTC)
+        )
+        if decision is None:
             return error_answer(explanation)
-        decision = decision_of(error, caller, completion_id, str(payload["model"]), datetime.now(UTC))
         self._record(decision)
-        return error_answer(explanation, decision.decision_id)
+        return error_answer(explanation, decision.decision_id, headers=headers)
 
-    def models(self) -> dict[str, dict[str, Any]]:
+    def models(self, organisation_id: UUID | None = None) -> dict[str, dict[str, Any]]:
         return {
             name: {"id": name, "object": "model", "created": 0, "owned_by": "kairos"}
-            for name in self._catalogue.current().models()
+            for name in self._catalogue.current(organisation_id).models()
         }
 
     def unknown_model(self, name: str) -> Explanation:

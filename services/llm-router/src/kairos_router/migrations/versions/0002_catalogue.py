@@ -50,10 +50,11 @@ def upgrade() -> None:
             source text NOT NULL,
             models integer NOT NULL,
             document jsonb NOT NULL,
-            imported_at timestamptz NOT NULL DEFAULT now(),
-            UNIQUE NULLS NOT DISTINCT (organisation_id, version)
+            imported_at timestamptz NOT NULL DEFAULT clock_timestamp()
         )
     """)
+    # The newest one is in force; the same book may come back after another one.
+    op.execute("CREATE INDEX price_books_in_force ON price_books (organisation_id, imported_at DESC)")
     op.execute("""
         CREATE TABLE deployment_scores (
             organisation_id uuid NOT NULL,

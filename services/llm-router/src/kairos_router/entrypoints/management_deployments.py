@@ -1,0 +1,307 @@
+"""Deployments by API: the shared ones to read, an organisation's own ones to change at run time."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import FastAPI, Path, Response
+from pydantic import BaseModel, Field, SecretStr
+
+from kairos_contracts.permissions import Permission
+from kairos_router.adapters.assembly import Surroundings
+from kairos_router.adapters.catalogue_documents import NAME, DeploymentDocument, Entry
+from kairos_router.adapters.live_catalogue import LiveCatalogue
+from kairos_router.adapters.postgres_catalogue import Conflict, Draft, Missing, PostgresCatalogue
+from kairos_router.adapters.price_book import Named
+from kairos_router.adapters.price_documents import PriceDocument
+from kairos_router.adapters.price_map import price_version
+from kairos_router.adapters.sealing import Sealed
+from kairos_router.application.circuits import Circuits
+from kairos_router.application.guard_address import private_address
+from kairos_router.domain.catalogue import Deployment
+from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
+from kairos_web import CurrentContext, CurrentOrganisation, Page, Paged, Problem, requires
+
+Name = Annotated[str, Path(pattern=NAME)]
+
+# What the SDK of kind litellm may be told by an organisation; other options name files and profiles of ours.
+_SAFE_OPTIONS = frozenset({"api_version", "organization", "vertex_project", "vertex_location", "region_name"})
+# Providers of that SDK that know no other credential than the key they are given.
+_KEY_ONLY = frozenset(
+    {
+        "anthropic",
+        "cohere",
+        "deepseek",
+        "fireworks_ai",
+        "gemini",
+        "groq",
+        "mistral",
+        "openrouter",
+        "perplexity",
+        "together_ai",
+        "xai",
+    }
+)
+_SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"})
+
+
+@dataclass(frozen=True)
+class Catalogues:
+    """What the routes of the catalogue work with. `memory` is how many of the newest scores count most."""
+
+    live: LiveCatalogue
+    store: PostgresCatalogue
+    circuits: Circuits
+    surroundings: Surroundings
+    private_providers: bool = False
+    memory: int = 100
+
+
+class DeploymentIn(DeploymentDocument):
+    """`api_key` is the provider's key: kept encrypted, never shown. Left out it stays; null removes it."""
+
+    api_key: SecretStr | None = Field(default=None, repr=False)
+
+
+class KeyView(BaseModel):
+    """Where the provider's key comes from; the key itself is never shown."""
+
+    source: Literal["none", "environment", "stored"]
+    variable: str | None = None
+    sealed_under: str | None = None
+
+
+class DeploymentView(BaseModel):
+    """`circuit`, `running` and `p95_ms` are this process's view: an open circuit is left alone for a while.
+
+    `quality` is what scores say, from 0 to 1. `free` never asks a budget; without `priced` only an
+    organisation without budgets can use it.
+    """
+
+    name: str
+    shared: bool
+    kind: str
+    provider: str
+    model: str
+    context_window: int
+    max_output_tokens: int
+    capabilities: list[str]
+    has_key: bool
+    free: bool
+    priced: bool
+    price_version: str
+    max_concurrency: int | None
+    retries: int
+    circuit: str
+    running: int
+    p95_ms: int | None
+    quality: float | None
+
+
+class DeploymentDetail(BaseModel):
+    """`document` is what PUT takes, for own ones only: the file's may name addresses of the installation.
+
+    `state` tells what this process makes of it, None when it can't be used here: its variable is not set.
+    """
+
+    name: str
+    shared: bool
+    version: int
+    key: KeyView | None
+    document: dict[str, Any] | None
+    state: DeploymentView | None
+
+
+class ScoreIn(BaseModel):
+    """How good an answer was, from 0 to 1; learned per organisation."""
+
+    score: float = Field(ge=0, le=1)
+
+
+class ScoreView(BaseModel):
+    name: str
+    quality: float
+    samples: int
+
+
+def _view(deployment: Deployment, circuits: Circuits, quality: float | None) -> DeploymentView:
+    p95 = circuits.p95(deployment)
+    return DeploymentView(
+        name=deployment.name,
+        shared=deployment.owner is None,
+        kind=deployment.kind,
+        provider=deployment.provider,
+        model=deployment.model,
+        context_window=deployment.context_window,
+        max_output_tokens=deployment.max_output_tokens,
+        capabilities=sorted(deployment.capabilities),
+        has_key=deployment.api_key is not None,
+        free=deployment.price.free,
+        priced=deployment.price.known,
+        price_version=deployment.price.version,
+        max_concurrency=deployment.max_concurrency,
+        retries=deployment.retries,
+        circuit=circuits.state(deployment.uid),
+        running=circuits.running(deployment),
+        p95_ms=None if p95 is None else int(p95 * 1000),
+        quality=quality,
+    )
+
+
+def _key(entry: Entry) -> KeyView:
+    if entry.sealed is not None:
+        return KeyView(source="stored", sealed_under=entry.sealed.key_id)
+    variable = entry.document.get("api_key_env")
+    return KeyView(source="environment" if variable else "none", variable=variable)
+
+
+def _refuse(code: str, title: str, detail: str = "") -> Problem:
+    return Problem(422, code, title, detail)
+
+
+def _check(parts: Catalogues, body: DeploymentIn, *, has_key: bool) -> None:
+    """What the file may say and an organisation may not. Raises Problem 422."""
+    if body.kind in {"openai", "litellm"} and (body.kind == "openai" or body.base_url):
+        if not body.base_url.startswith(("http://", "https://")):
+            raise _refuse("invalid_address", "base_url must be an http address")
+        if not parts.private_providers and private_address(body.base_url):
+            raise _refuse(
+                "private_address",
+                "The address is inside this installation's own network",
+                "KAIROS_ROUTER_PRIVATE_PROVIDERS=true allows such addresses",
+            )
+    if body.kind == "litellm":
+        if body.model.partition("/")[0] not in _KEY_ONLY or not has_key:
+            raise _refuse("needs_own_key", "This provider needs a key of your own here", body.model)
+        if set(body.options) - _SAFE_OPTIONS:
+            raise _refuse("invalid_option", f"Allowed options: {', '.join(sorted(_SAFE_OPTIONS))}")
+    if any(name.lower() in _SECRET_HEADERS for name in body.headers):
+        raise _refuse("secret_in_header", "Give the provider's key as api_key; headers are shown")
+    variable = body.api_key_env
+    if variable is not None and variable not in parts.surroundings.key_names:
+        raise _refuse(
+            "variable_not_allowed",
+            "Organisations may not use this variable",
+            "KAIROS_ROUTER_PROVIDER_KEY_NAMES lists those they may",
+        )
+
+
+def _sealed(parts: Catalogues, entry: Entry, body: DeploymentIn, before: Entry | None) -> Sealed | None:
+    """The sealed key of the row to be. Raises Problem 409."""
+    if "api_key" not in body.model_fields_set:
+        return before.sealed if before is not None else None
+    if body.api_key is None:
+        return None
+    if parts.surroundings.sealer is None:
+        raise Problem(409, "no_data_key", "Keys can't be kept", "KAIROS_ROUTER_DATA_KEY is not set")
+    return parts.surroundings.sealer.seal(body.api_key.get_secret_value(), bound_to=entry.bound_to)
+
+
+def add_deployments(app: FastAPI, parts: Catalogues) -> None:
+    _add_reading(app, parts)
+    _add_writing(app, parts)
+
+
+def _add_reading(app: FastAPI, parts: Catalogues) -> None:
+    guard: dict[str, Any] = {"dependencies": [requires(Permission.MODELS_READ)], "tags": ["deployments"]}
+
+    @app.get("/deployments", **guard)
+    async def list_deployments(organisation_id: CurrentOrganisation, page: Paged) -> Page[DeploymentView]:
+        """What the organisation can use here and now, its own and the shared ones."""
+        catalogue = parts.live.current(organisation_id)
+        views = (
+            (name, _view(each, parts.circuits, catalogue.quality.get(name)))
+            for name, each in catalogue.deployments.items()
+        )
+        return page_by_name(page, views)
+
+    @app.get("/deployments/{name:path}", **guard)
+    async def read_deployment(
+        name: Name, organisation_id: CurrentOrganisation, response: Response
+    ) -> DeploymentDetail:
+        """One deployment. Its ETag goes into If-Match of a change."""
+        found = await _detail(parts, organisation_id, name)
+        response.headers["ETag"] = tag(found.version)
+        return found
+
+
+async def _detail(parts: Catalogues, organisation_id: UUID, name: str) -> DeploymentDetail:
+    """Raises Problem 404."""
+    catalogue = parts.live.current(organisation_id)
+    deployment = catalogue.deployments.get(name)
+    state = None
+    if deployment is not None:
+        state = _view(deployment, parts.circuits, catalogue.quality.get(name))
+    entry = await parts.store.find(organisation_id, "deployment", name)
+    if entry is not None:
+        own = state if deployment is not None and deployment.owner is not None else None
+        return DeploymentDetail(
+            name=name,
+            shared=False,
+            version=entry.version,
+            key=_key(entry),
+            document=dict(entry.document),
+            state=own,
+        )
+    if state is None:
+        raise Problem(404, "deployment_not_found", "There is no such deployment")
+    return DeploymentDetail(name=name, shared=True, version=0, key=None, document=None, state=state)
+
+
+def _add_writing(app: FastAPI, parts: Catalogues) -> None:
+    guard: dict[str, Any] = {"dependencies": [requires(Permission.MODELS_WRITE)], "tags": ["deployments"]}
+
+    @app.put("/deployments/{name:path}", **guard)
+    async def put_deployment(
+        name: Name,
+        body: DeploymentIn,
+        organisation_id: CurrentOrganisation,
+        context: CurrentContext,
+        response: Response,
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> DeploymentDetail:
+        """Create or replace an own deployment; a shared one of the same name is covered by it."""
+        expected, only_new = expectation(if_match, if_none_match)
+        before = await parts.store.find(organisation_id, "deployment", name)
+        document = body.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"api_key"})
+        sealed = _sealed(parts, Entry(organisation_id, "deployment", name, document), body, before)
+        _check(parts, body, has_key=sealed is not None)
+        price = None
+        if isinstance(body.price, PriceDocument):
+            price = Named(price_version(document["price"]), document["price"])
+        draft = Draft("deployment", name, document, price, sealed)
+        try:
+            entry = await parts.store.put(
+                organisation_id, draft, context, expected=expected, only_new=only_new
+            )
+        except Conflict as error:
+            raise conflict(error.version) from error
+        await parts.live.follow()
+        response.headers["ETag"] = tag(entry.version)
+        return await _detail(parts, organisation_id, name)
+
+    @app.delete("/deployments/{name:path}", status_code=204, **guard)
+    async def delete_deployment(
+        name: Name,
+        organisation_id: CurrentOrganisation,
+        context: CurrentContext,
+        if_match: IfMatch = None,
+    ) -> None:
+        """Remove an own deployment; a shared one of the same name is in force again."""
+        expected, _ = expectation(if_match, None)
+        try:
+            await parts.store.delete(organisation_id, "deployment", name, context, expected=expected)
+        except Missing as error:
+            raise Problem(404, "deployment_not_found", "You have no deployment of this name") from error
+        except Conflict as error:
+            raise conflict(error.version) from error
+        await parts.live.follow()
+
+    @app.post("/deployments/{name:path}/scores", **guard)
+    async def score_deployment(name: Name, body: ScoreIn, organisation_id: CurrentOrganisation) -> ScoreView:
+        """Learn how good an answer of this deployment was; routes by quality follow within seconds."""
+        if name not in parts.live.current(organisation_id).deployments:
+            raise Problem(404, "deployment_not_found", "There is no such deployment")
+        quality, samples = await parts.store.score(organisation_id, name, body.score, parts.memory)
+        return ScoreView(name=name, quality=quality, samples=samples)
