@@ -27,6 +27,7 @@ from kairos_auth.application.manage_members import (
     RemoveMember,
 )
 from kairos_auth.application.manage_projects import CreateProject, ListProjects
+from kairos_auth.application.manage_teams import CreateTeam, ListTeams
 from kairos_auth.application.ports import Clock, PasswordHasher
 from kairos_auth.application.read_audit import ExportEntries, ListCheckpoints, ListEntries, VerifyEntries
 from kairos_auth.application.sign_in import SignIn
@@ -40,6 +41,7 @@ from kairos_auth.entrypoints.consumers import Checkpointer, EntryConsumer
 from kairos_auth.entrypoints.internal import internal_routes
 from kairos_auth.entrypoints.members import member_routes, project_routes
 from kairos_auth.entrypoints.sessions import session_routes, sign_in_routes
+from kairos_auth.entrypoints.teams import team_routes
 from kairos_auth.settings import Settings
 from kairos_messaging import Bus, OutboxRelay, PublishFailed
 from kairos_persistence import Database, DatabaseUnavailable, create_engine
@@ -189,6 +191,7 @@ def _add_routes(app: FastAPI, settings: Settings, core: _Core, introspect: Intro
         )
     )
     app.include_router(project_routes(CreateProject(transactions, clock), ListProjects(transactions)))
+    app.include_router(team_routes(CreateTeam(transactions, clock), ListTeams(transactions)))
     app.include_router(
         internal_routes(IssueServiceToken(transactions, core.keys, secrets), introspect, core.keys.jwks())
     )

@@ -18,8 +18,9 @@ from kairos_auth.adapters.tables import (
     ProjectRow,
     SessionRow,
     SignInAttemptRow,
+    TeamRow,
 )
-from kairos_auth.application.records import ApiKey, Member, Organisation, Project, Session
+from kairos_auth.application.records import ApiKey, Member, Organisation, Project, Session, Team
 from kairos_auth.domain.errors import AlreadyExists
 from kairos_auth.domain.throttle import FORGET_AFTER, Attempts
 from kairos_contracts.permissions import Permission, Role
@@ -227,6 +228,25 @@ class PostgresProjects:
         if after is not None:
             query = query.where(col(ProjectRow.id) > after)
         return [Project(**row.model_dump()) for row in (await self._session.execute(query)).scalars()]
+
+
+class PostgresTeams:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def add(self, team: Team) -> None:
+        await _add_unique(self._session, TeamRow(**vars(team)), "team")
+
+    async def by_id(self, team_id: UUID) -> Team | None:
+        query = select(TeamRow).where(col(TeamRow.id) == team_id)
+        row = (await self._session.execute(query)).scalar_one_or_none()
+        return Team(**row.model_dump()) if row is not None else None
+
+    async def page(self, limit: int, after: UUID | None) -> list[Team]:
+        query = select(TeamRow).order_by(col(TeamRow.id)).limit(limit)
+        if after is not None:
+            query = query.where(col(TeamRow.id) > after)
+        return [Team(**row.model_dump()) for row in (await self._session.execute(query)).scalars()]
 
 
 class PostgresSignInAttempts:

@@ -57,6 +57,15 @@ class ProjectRow(SQLModel, table=True):
     created_at: datetime = _time()
 
 
+class TeamRow(SQLModel, table=True):
+    __tablename__ = "teams"
+
+    id: UUID = Field(primary_key=True)
+    organisation_id: UUID
+    name: str
+    created_at: datetime = _time()
+
+
 class ApiKeyRow(SQLModel, table=True):
     __tablename__ = "api_keys"
 
@@ -72,6 +81,7 @@ class ApiKeyRow(SQLModel, table=True):
     expires_at: datetime | None = _time(default=None)
     last_used_at: datetime | None = _time(default=None)
     revoked_at: datetime | None = _time(default=None)
+    team_id: UUID | None = None
 
 
 class SignInAttemptRow(SQLModel, table=True):

@@ -14,6 +14,7 @@ from kairos_auth.adapters.identity_store import (
     PostgresProjects,
     PostgresSessions,
     PostgresSignInAttempts,
+    PostgresTeams,
 )
 from kairos_auth.application.ports import (
     ApiKeys,
@@ -23,6 +24,7 @@ from kairos_auth.application.ports import (
     Projects,
     Sessions,
     SignInAttempts,
+    Teams,
     Transaction,
 )
 from kairos_contracts.message import Message
@@ -39,6 +41,7 @@ class PostgresTransaction:
         self.api_keys: ApiKeys = PostgresApiKeys(unit.session)
         self.organisations: Organisations = PostgresOrganisations(unit.session)
         self.projects: Projects = PostgresProjects(unit.session)
+        self.teams: Teams = PostgresTeams(unit.session)
         self.attempts: SignInAttempts = PostgresSignInAttempts(unit.session)
         self.audit: AuditLog = PostgresAuditLog(unit.session)
 

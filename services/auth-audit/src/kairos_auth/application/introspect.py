@@ -84,5 +84,6 @@ class Introspect:
             role=member.role,
             scopes=key.scopes,
             project_id=key.project_id,
+            team_id=key.team_id,
         )
         return Introspection(actor, key.expires_at)

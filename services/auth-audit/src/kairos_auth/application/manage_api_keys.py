@@ -25,6 +25,7 @@ class KeyOrder:
     scopes: Collection[Permission] | None = None
     project_id: UUID | None = None
     expires_at: datetime | None = None
+    team_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,19 @@ class CreateApiKey:
             project_id=order.project_id,
             created_at=self.clock(),
             expires_at=order.expires_at,
+            team_id=order.team_id,
         )
         async with self.transactions.scoped(organisation_id) as transaction:
             if key.project_id is not None and await transaction.projects.by_id(key.project_id) is None:
                 raise NotFound("project")
+            if key.team_id is not None and await transaction.teams.by_id(key.team_id) is None:
+                raise NotFound("team")
             await transaction.api_keys.add(key)
             after = {
                 "name": key.name,
                 "scopes": None if key.scopes is None else sorted(key.scopes),
                 "project_id": str(key.project_id) if key.project_id else None,
+                "team_id": str(key.team_id) if key.team_id else None,
                 "expires_at": key.expires_at.isoformat() if key.expires_at else None,
             }
             transaction.emit(

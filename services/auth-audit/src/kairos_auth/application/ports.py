@@ -14,6 +14,7 @@ from kairos_auth.application.records import (
     Organisation,
     Project,
     Session,
+    Team,
 )
 from kairos_auth.domain.throttle import Attempts
 from kairos_contracts.audit_chain import Checkpoint, Link, MerkleTree
@@ -75,6 +76,15 @@ class Projects(Protocol):
     async def page(self, limit: int, after: UUID | None) -> list[Project]: ...
 
 
+class Teams(Protocol):
+    async def add(self, team: Team) -> None:
+        """Raises AlreadyExists when the name is taken."""
+        ...
+
+    async def by_id(self, team_id: UUID) -> Team | None: ...
+    async def page(self, limit: int, after: UUID | None) -> list[Team]: ...
+
+
 class SignInAttempts(Protocol):
     async def lock(self, keys: Sequence[str], now: datetime) -> Mapping[str, Attempts]:
         """What is known of each key; nobody else can change it until the transaction ends."""
@@ -119,6 +129,7 @@ class Transaction(Protocol):
     api_keys: ApiKeys
     organisations: Organisations
     projects: Projects
+    teams: Teams
     attempts: SignInAttempts
     audit: AuditLog
 

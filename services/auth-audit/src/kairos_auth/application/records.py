@@ -54,6 +54,17 @@ class ApiKey:
     expires_at: datetime | None
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
+    team_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Team:
+    """Whose keys share budgets and quotas."""
+
+    id: UUID
+    organisation_id: UUID
+    name: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)

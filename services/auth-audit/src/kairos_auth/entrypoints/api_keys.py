@@ -28,6 +28,7 @@ class NewApiKey(BaseModel):
     scopes: list[Permission] | None = None
     project_id: UUID | None = None
     expires_at: AwareTime | None = None
+    team_id: UUID | None = None
 
 
 class ApiKeyView(BaseModel):
@@ -37,6 +38,7 @@ class ApiKeyView(BaseModel):
     member_id: UUID
     scopes: list[Permission] | None
     project_id: UUID | None
+    team_id: UUID | None
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -63,7 +65,7 @@ def api_key_routes(create: CreateApiKey, list_keys: ListApiKeys, revoke: RevokeA
     ) -> CreatedApiKey:
         if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
             raise Problem(422, "invalid_request", "The expiry lies in the past")
-        order = KeyOrder(body.name, body.scopes, body.project_id, body.expires_at)
+        order = KeyOrder(body.name, body.scopes, body.project_id, body.expires_at, body.team_id)
         key, secret = await create(organisation_id, actor, order, context)
         return CreatedApiKey.model_validate({**_fields(key), "key": secret})
 
