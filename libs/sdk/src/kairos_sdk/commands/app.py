@@ -2,7 +2,7 @@
 
 import typer
 
-from kairos_sdk.commands import audit, bots, installation, money, operations
+from kairos_sdk.commands import audit, bots, installation, limits, money, operations
 
 app = typer.Typer(
     name="kairos",
@@ -25,6 +25,8 @@ app.command("models")(money.models)
 app.command("spend")(money.spend)
 app.add_typer(bots.app, name="bots")
 app.add_typer(money.app, name="budgets")
+app.add_typer(limits.quotas, name="quotas")
+app.add_typer(limits.cache, name="cache")
 app.add_typer(operations.events, name="events")
 app.add_typer(operations.dlq, name="dlq")
 app.add_typer(audit.app, name="audit")
