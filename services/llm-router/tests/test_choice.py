@@ -60,6 +60,12 @@ def test_a_request_says_what_it_needs() -> None:
     assert (ask.images, ask.max_tokens, ask.choices, ask.include_usage) == (2, 40, 3, True)
 
 
+def test_functions_of_old_need_what_tools_need(kit: SimpleNamespace) -> None:
+    assert kit.ask(functions=[{"name": "clock"}]).needs == {Capability.TOOLS}
+    assert kit.ask(tools=[{"type": "function"}]).needs == {Capability.TOOLS}
+    assert kit.ask(tools=[]).needs == frozenset()
+
+
 def test_every_image_and_every_choice_is_in_the_bounds(kit: SimpleNamespace) -> None:
     deployment = kit.deployment(image_tokens=1_000, input_margin=10)
     picture = [{"role": "user", "content": [{"type": "image_url"}]}]

@@ -162,10 +162,12 @@ _PAID_TOOLS = ("web_search", "file_search", "code_interpreter")
 def _needs(payload: Mapping[str, Any], kinds: int, *, stream: bool) -> frozenset[Capability]:
     response_format = payload.get("response_format")
     form = response_format.get("type") if isinstance(response_format, dict) else None
-    if not (kinds or form or stream or payload.get("tools")):
+    # `functions` is what tools were called before there were others.
+    tools = payload.get("tools") or payload.get("functions")
+    if not (kinds or form or stream or tools):
         return _NOTHING
     wanted = {
-        Capability.TOOLS: bool(payload.get("tools")),
+        Capability.TOOLS: bool(tools),
         Capability.VISION: bool(kinds & IMAGES_IN),
         Capability.AUDIO: bool(kinds & (AUDIO_IN | AUDIO_OUT)),
         Capability.JSON: form is not None and form != "text",
