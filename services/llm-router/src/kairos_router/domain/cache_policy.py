@@ -56,5 +56,4 @@ class CachePolicy:
             case SharedBy.API_KEY:
                 return caller.api_key_id
             case SharedBy.CONTACT:
-                named: UUID | None = getattr(caller.scope, "contact_id", None)
-                return named
+                return caller.scope.contact_id

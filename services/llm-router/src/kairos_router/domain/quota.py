@@ -86,12 +86,10 @@ def subject_of(caller: Caller, scope: QuotaScope) -> UUID | None:
         case QuotaScope.PROJECT:
             return chain.project_id
         case QuotaScope.TEAM:
-            found: UUID | None = getattr(chain, "team_id", None)
-            return found
+            return chain.team_id
         case QuotaScope.BOT:
             return chain.bot_id
         case QuotaScope.CONTACT:
-            named: UUID | None = getattr(chain, "contact_id", None)
-            return named
+            return chain.contact_id
         case QuotaScope.API_KEY:
             return caller.api_key_id
