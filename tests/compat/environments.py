@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".kairos" / "compat"
 
 
-def interpreter(client: str) -> Path:
-    """Python of the environment that has exactly what requirements/compat-<client>.txt locks."""
-    locked = ROOT / "requirements" / f"compat-{client}.txt"
+def interpreter(client: str, purpose: str = "compat") -> Path:
+    """Python of the environment that has exactly what requirements/<purpose>-<client>.txt locks."""
+    locked = ROOT / "requirements" / f"{purpose}-{client}.txt"
     digest = hashlib.sha256(f"{sys.version_info[:2]}".encode() + locked.read_bytes()).hexdigest()[:12]
     home = PLACE / f"{client}-{digest}"
     python = home / "bin" / "python"
