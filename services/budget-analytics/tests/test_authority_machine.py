@@ -8,6 +8,7 @@ cap may not be passed at any step. Otherwise it may be, and every step must reco
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,12 +27,14 @@ from kairos_budget.domain.budget import Budget, Scope
 from kairos_budget.domain.calendar import PeriodKind
 from kairos_budget.domain.lease import Report
 from kairos_budget.domain.ledger import Balances
+from kairos_budget.domain.priority import Priority, Reserves
 from kairos_persistence import Database, create_engine
 from kairos_testkit.databases import Provisioned
 
 from .conftest import CONTEXT, Bench, settings_of  # noqa: TID252 - tests have no importable package name
 
 HOLDERS = ("router-1", "router-2", "router-3")
+RESERVES = Reserves(normal=10, interactive=20)
 
 
 @dataclass
@@ -43,12 +46,18 @@ class Held:
     bot: UUID | None
     project: UUID | None
     granted: int
+    contact: UUID | None = None
     settled: int = 0
+    returned: int = 0
     holds: dict[UUID, int] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
-        return self.granted - self.settled - sum(self.holds.values())
+        return self.granted - self.returned - self.settled - sum(self.holds.values())
+
+    @property
+    def report(self) -> Report:
+        return Report(self.settled, sum(self.holds.values()), self.returned)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Authority(RuleBasedStateMachine):
         self.bench = Bench(
             self.server.database, use_cases(self.server.database, settings_of(self.server.url))
         )
-        self.bot, self.project = uuid4(), uuid4()
+        self.bot, self.project, self.contact = uuid4(), uuid4(), uuid4()
         self.budgets: list[Budget] = []
         self.live: list[Held] = []
         self.crashed: list[Held] = []
@@ -97,6 +106,7 @@ class Authority(RuleBasedStateMachine):
         self.queue: list[Usage] = []
         self.delivered: list[Usage] = []
         self.honest = True
+        self.moved = 0
 
     def run(self, work: Any) -> Any:
         return self.server.runner.run(work)
@@ -109,47 +119,124 @@ class Authority(RuleBasedStateMachine):
         wide=st.integers(50, 400),
         middle=st.integers(20, 300),
         narrow=st.integers(10, 200),
+        rolling=st.integers(10, 200),
     )
-    def define_budgets(self, honest: bool, wide: int, middle: int, narrow: int) -> None:
+    def define_budgets(self, honest: bool, wide: int, middle: int, narrow: int, rolling: int) -> None:
         self.honest = honest
         make = self.bench.budget
         self.budgets = [
             self.run(make(wide)),
             self.run(make(middle, scope=Scope.PROJECT, scope_id=self.project, period=PeriodKind.TOTAL)),
             self.run(make(narrow, scope=Scope.BOT, scope_id=self.bot, period=PeriodKind.DAY)),
+            self.run(
+                make(
+                    rolling,
+                    scope=Scope.CONTACT,
+                    scope_id=self.contact,
+                    period=PeriodKind.ROLLING,
+                    window_hours=24,
+                    reserves=RESERVES,
+                )
+            ),
         ]
 
     @rule(
         holder=st.sampled_from(HOLDERS),
         with_bot=st.booleans(),
         with_project=st.booleans(),
+        with_contact=st.booleans(),
+        priority=st.sampled_from(Priority),
         need=st.integers(1, 40),
         more=st.integers(0, 200),
     )
-    def grant(self, holder: str, with_bot: bool, with_project: bool, need: int, more: int) -> None:
+    def grant(
+        self,
+        holder: str,
+        with_bot: bool,
+        with_project: bool,
+        with_contact: bool,
+        priority: Priority,
+        need: int,
+        more: int,
+    ) -> None:
         bot, project = (self.bot if with_bot else None), (self.project if with_project else None)
+        contact = self.contact if with_contact else None
         applies = [self.budgets[0]]
         applies += [self.budgets[1]] if with_project else []
         applies += [self.budgets[2]] if with_bot else []
-        left = min(self.balances(budget).available for budget in applies)
+        applies += [self.budgets[3]] if with_contact else []
+        left = min(self.left(budget, priority) for budget in applies)
+        chain = {"bot": bot, "project": project} | ({"contact_id": contact} if contact else {})
+        ask = self.bench.lease(need + more, need=need, holder=holder, priority=priority, **chain)
         try:
-            lease = self.run(
-                self.bench.lease(need + more, need=need, holder=holder, bot=bot, project=project)
-            ).lease
+            lease = self.run(ask).lease
         except BudgetExceeded:
             assert need > left
             return
         assert need <= lease.granted <= left
-        self.live.append(Held(lease.id, holder, bot, project, lease.granted))
+        assert (lease.priority is None) == (contact is None)
+        self.live.append(Held(lease.id, holder, bot, project, lease.granted, contact))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), want=st.integers(0, 60))
     def renew(self, data: st.DataObject, want: int) -> None:
         lease = data.draw(st.sampled_from(self.live))
-        beat = Heartbeat(lease.lease_id, 1, Report(lease.settled, sum(lease.holds.values())), want)
+        self.heartbeat(lease, want)
+
+    def heartbeat(self, lease: Held, want: int) -> None:
+        """As a router does it: what it is told to give back it gives up at once and reports next time."""
+        beat = Heartbeat(lease.lease_id, 1, lease.report, want)
         (renewal,) = self.run(self.bench.cases.renew_leases(lease.holder, [beat]))
         assert renewal.status == "ok"
         lease.granted += renewal.granted_more
+        if renewal.keep is not None:
+            lease.returned += max(0, lease.free - renewal.keep)
+
+    @precondition(lambda self: any(lease.free > 0 for lease in self.live))
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """A router that has more than it needs gives part of it back, and says so once or twice."""
+        lease = data.draw(st.sampled_from([each for each in self.live if each.free > 0]))
+        lease.returned += data.draw(st.integers(1, lease.free))
+        for _ in range(data.draw(st.integers(1, 2))):
+            self.heartbeat(lease, 0)
+
+    @rule(need=st.integers(1, 60))
+    def exhaust(self, need: int) -> None:
+        """Whoever is refused once gets, after a heartbeat of all holders, whatever no hold or spend keeps."""
+        try:
+            lease = self.run(self.bench.lease(need, holder="router-4")).lease
+        except BudgetExceeded as refusal:
+            if not refusal.recallable:
+                return
+        else:
+            self.run(self.bench.cases.close_lease(lease.id, epoch=1, settled=0))
+            return
+        for _ in range(2):
+            for lease in self.live:
+                self.heartbeat(lease, 10)
+        assert all(lease.free <= 0 for lease in self.live)
+        left = self.balances(self.budgets[0]).available
+        if left:
+            lease = self.run(self.bench.lease(left, holder="router-4")).lease
+            self.run(self.bench.cases.close_lease(lease.id, epoch=1, settled=0))
+
+    @precondition(lambda self: self.budgets)
+    @rule(hours=st.integers(1, 30))
+    def move_window(self, hours: int) -> None:
+        """Time passes for the rolling budget."""
+        self.run(
+            self.bench.execute(
+                "UPDATE period_buckets SET starts_at = starts_at - :by WHERE organisation_id = :organisation",
+                by=timedelta(hours=hours),
+                organisation=self.bench.organisation,
+            )
+        )
+        self.moved += hours
+
+    def left(self, budget: Budget, priority: Priority) -> int:
+        balances = self.balances(budget)
+        return max(balances.available - budget.reserves.floor(balances.limit, priority), 0)
 
     @precondition(lambda self: any(lease.free > 0 for lease in self.live))
     @rule(data=st.data())
@@ -179,6 +266,7 @@ class Authority(RuleBasedStateMachine):
                 attempt=attempt,
                 bot=lease.bot,
                 project=lease.project,
+                contact_id=lease.contact,
             )
         )
 
@@ -268,12 +356,22 @@ class Authority(RuleBasedStateMachine):
         self.the_ledger_adds_up_and_the_cap_holds()
         for budget, applies in zip(
             self.budgets,
-            (lambda _: True, lambda lease: lease.project, lambda lease: lease.bot),
+            (
+                lambda _: True,
+                lambda lease: lease.project,
+                lambda lease: lease.bot,
+                lambda lease: lease.contact,
+            ),
             strict=True,
         ):
             truth = sum(called.cost for called in self.provider.values() if applies(called.lease))
             found = self.balances(budget)
-            assert (found.settled, found.leased, found.suspense) == (truth, 0, 0)
+            assert (found.leased, found.suspense) == (0, 0)
+            if budget.window_hours is None or self.moved < budget.window_hours:
+                assert found.settled == truth
+            else:
+                # Part of it may have left the window.
+                assert found.settled <= truth
 
 
 Authority.TestCase.settings = settings(

@@ -315,5 +315,10 @@ async def test_the_service_is_ready_and_shows_its_metrics(client: httpx.AsyncCli
     assert (await client.get("/health/live")).status_code == 200
     assert (await client.get("/health")).json()["checks"][0]["healthy"] is True
     page = (await client.get("/metrics")).text
-    for name in ("kairos_ledger_imbalance", "kairos_leases_open", "kairos_budget_overspend_total"):
+    for name in (
+        "kairos_ledger_imbalance",
+        "kairos_leases_open",
+        "kairos_budget_overspend_total",
+        "kairos_attempt_above_hold_total",
+    ):
         assert name in page

@@ -267,3 +267,15 @@ async def test_a_provider_that_charged_more_than_the_hold_is_recorded_in_full(be
 
 async def test_an_empty_batch_is_nothing(bench: Bench) -> None:
     await bench.record()
+
+
+async def test_a_cost_above_its_hold_is_counted_even_while_there_is_room(bench: Bench) -> None:
+    budget = await bench.budget(1_000)
+    lease = (await bench.lease(500)).lease
+    counter = metrics.counter("kairos_attempt_above_hold_total")
+    before = counter._value.get()
+    above = bench.usage(lease.id, cost=101, hold=100)
+    await bench.record(above, bench.usage(lease.id, cost=100, hold=100))
+    await bench.record(above)
+    assert counter._value.get() == before + 1
+    assert (await bench.reading(budget)).balances.overspend == 0

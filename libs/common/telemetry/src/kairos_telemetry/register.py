@@ -154,6 +154,13 @@ REGISTER: tuple[Metric, ...] = (
         (),
         "budget-analytics",
     ),
+    Metric(
+        "kairos_attempt_above_hold_total",
+        "counter",
+        "Attempts that cost more than was held for them, with or without room in their budgets.",
+        (),
+        "budget-analytics",
+    ),
     Metric("kairos_audit_entries_total", "counter", "Audit entries chained.", (), "auth-audit"),
     Metric(
         "kairos_background_crashes_total",

@@ -10,6 +10,7 @@ class PrometheusMeters:
         # Made at start, so that an alert sees 0 and not an absent series.
         self._refused = metrics.counter("kairos_hold_refused_total")
         self._overspends = metrics.counter("kairos_budget_overspend_total")
+        self._above_hold = metrics.counter("kairos_attempt_above_hold_total")
         self._imbalance = metrics.gauge("kairos_ledger_imbalance")
 
     def refused(self) -> None:
@@ -17,6 +18,9 @@ class PrometheusMeters:
 
     def overspent(self, times: int) -> None:
         self._overspends.inc(times)
+
+    def above_hold(self) -> None:
+        self._above_hold.inc()
 
     def imbalance(self, nano_usd: int) -> None:
         self._imbalance.set(nano_usd)

@@ -200,6 +200,9 @@ class Meters(Protocol):
 
     def overspent(self, times: int) -> None: ...
 
+    def above_hold(self) -> None:
+        """An attempt cost more than was held for it, whether or not there was room."""
+
     def imbalance(self, nano_usd: int) -> None: ...
 
 

@@ -92,9 +92,22 @@ class RecordUsage:
             announce(tx, book, {usage.organisation_id: usage for usage in usages})
             await tx.save(book)
             await tx.append_usage([each.usage for each in kept], [each.usage for each in resolved])
+        self._above_hold([each.attempt for each in kept])
         if book.overspends:
             self.meters.overspent(book.overspends)
             self.log.warning("budget.overspent", times=book.overspends)
+
+    def _above_hold(self, attempts: Sequence[Attempt]) -> None:
+        """A provider that charges more than the worst case we told it breaks what the hard cap rests on."""
+        for attempt in (each for each in attempts if each.cost > each.hold):
+            self.meters.above_hold()
+            self.log.warning(
+                "attempt.above_hold",
+                attempt_id=str(attempt.id),
+                model=attempt.model,
+                hold_nano_usd=attempt.hold,
+                cost_nano_usd=attempt.cost,
+            )
 
 
 def _ids(uncovered: Uncovered, periods: dict[tuple[UUID, datetime], UUID]) -> tuple[UUID, ...]:
