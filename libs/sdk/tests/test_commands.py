@@ -109,6 +109,7 @@ def test_budgets_show_exact_money(door: Door, run: Any) -> None:
 
 
 def test_a_budget_is_set_in_nano_usd(door: Door, run: Any) -> None:
+    door.answers["GET", "/api/budget-analytics/budgets"] = (200, {"items": [], "next_cursor": None})
     door.answers["POST", "/api/budget-analytics/budgets"] = (201, BUDGET)
     assert run("budgets", "set", "bot", "7", "0.25").exit_code == Exit.OK
     assert door.asked[-1][2] == {
@@ -118,6 +119,63 @@ def test_a_budget_is_set_in_nano_usd(door: Door, run: Any) -> None:
         "limit_nano_usd": 250_000_000,
         "period": "month",
     }
+
+
+def test_setting_a_budget_that_is_there_changes_its_limit(door: Door, run: Any) -> None:
+    row = BUDGET | {"scope": "bot", "scope_id": "7", "period": "month", "id": "b-1"}
+    door.answers["GET", "/api/budget-analytics/budgets"] = (200, {"items": [row], "next_cursor": None})
+    door.answers["PATCH", "/api/budget-analytics/budgets/b-1"] = (200, row)
+    assert run("budgets", "set", "bot", "7", "0.5").exit_code == Exit.OK
+    assert door.asked[-1] == ("PATCH", "/api/budget-analytics/budgets/b-1", {"limit_nano_usd": 500_000_000})
+
+
+AMOUNT = {"nano_usd": 1, "usd": "0.000000001"}
+
+
+def test_the_status_of_one_budget_tells_where_it_heads(door: Door, run: Any) -> None:
+    door.answers["GET", "/api/budget-analytics/budgets/b-1/status"] = (
+        200,
+        {
+            "budget": BUDGET | {"name": "All of us"},
+            **dict.fromkeys(("settled", "held", "suspense", "available", "burn_rate"), AMOUNT),
+            "used_percent": 12.5,
+            "elapsed_percent": 40.0,
+            "forecast": {"exceeds_at": "2026-11-25T10:00:00Z"},
+            "top_consumers": {"model": [{"key": "gpt-x", "cost": AMOUNT, "attempts": 3, "share": 0.75}]},
+        },
+    )
+    shown = run("budgets", "status", "b-1").stdout
+    for words in ("All of us", "12.5 %", "2026-11-25T10:00:00Z", "gpt-x", "75.0 %"):
+        assert words in shown
+
+
+def test_a_simulation_tells_when_the_budget_would_have_run_out(door: Door, run: Any) -> None:
+    stopped = {"key": "gpt-x", "attempts": 4, "cost": AMOUNT}
+    door.answers["POST", "/api/budget-analytics/budgets/simulate"] = (
+        200,
+        {
+            "method": "attempts",
+            "attempts": 10,
+            "cost": AMOUNT,
+            "exhausted_at": "2026-11-20T10:00:00Z",
+            "refused": stopped,
+            "by_model": [stopped],
+            "by_bot": [],
+            "by_day": [],
+        },
+    )
+    shown = run("budgets", "simulate", "model", "gpt-x", "1", "--from", "2026-11-01").stdout
+    assert "2026-11-20T10:00:00Z" in shown
+    assert "4 attempts" in shown
+    assert door.asked[-1][2] == {
+        "scope": "model",
+        "model": "gpt-x",
+        "limit_nano_usd": 1_000_000_000,
+        "period": "month",
+        "time_zone": "UTC",
+        "from": "2026-11-01",
+    }
+    assert '"method": "attempts"' in run("budgets", "simulate", "bot", "7", "1", "--json").stdout
 
 
 @pytest.mark.parametrize("amount", ["much", "-1", "0", "0.0000000001"])

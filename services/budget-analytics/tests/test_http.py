@@ -257,6 +257,7 @@ NEEDS = {
     ("POST", "/reconciliations"): "admin",
     ("GET", "/spend"): "viewer",
     ("GET", "/usage"): "viewer",
+    ("POST", "/budgets/simulate"): "viewer",
     ("GET", "/budgets/{budget_id}/status"): "viewer",
     ("GET", "/analytics/models"): "viewer",
     ("GET", "/analytics/timeseries"): "viewer",

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from kairos_budget.adapters.analytics import PostgresAnalytics
 from kairos_budget.adapters.meters import PrometheusMeters
+from kairos_budget.adapters.past import PostgresPast
 from kairos_budget.adapters.readings import PostgresReadings
 from kairos_budget.adapters.rollups import keep_rollups
 from kairos_budget.adapters.transaction import PostgresMoney
@@ -23,6 +24,7 @@ from kairos_budget.application.reconcile_attempts import ReconcileAttempts
 from kairos_budget.application.record_usage import RecordUsage
 from kairos_budget.application.release_suspense import ReleaseSuspense
 from kairos_budget.application.renew_leases import RenewLeases
+from kairos_budget.application.simulate_budget import SimulateBudget
 from kairos_budget.application.suspend_silent_leases import SuspendSilentLeases
 from kairos_budget.entrypoints import (
     analytics,
@@ -31,6 +33,7 @@ from kairos_budget.entrypoints import (
     internal_leases,
     leases,
     ledger,
+    simulations,
     tasks,
     usage,
 )
@@ -68,6 +71,9 @@ def use_cases(database: Database, settings: Settings) -> UseCases:
         grace=timedelta(seconds=settings.lease_grace_s),
         close_grace=timedelta(seconds=settings.close_grace_s),
     )
+    analytics_port = PostgresAnalytics(
+        database, minutes_days=settings.keep_minutes_days, hours_days=settings.keep_hours_days
+    )
     return UseCases(
         create_budget=CreateBudget(money),
         change_budget=ChangeBudget(money),
@@ -81,11 +87,8 @@ def use_cases(database: Database, settings: Settings) -> UseCases:
         reconcile_attempts=ReconcileAttempts(money, meters),
         check_ledger=CheckLedger(money, meters, log),
         readings=PostgresReadings(database),
-        analytics=PostgresAnalytics(
-            database,
-            minutes_days=settings.keep_minutes_days,
-            hours_days=settings.keep_hours_days,
-        ),
+        analytics=analytics_port,
+        simulate_budget=SimulateBudget(PostgresPast(database, analytics_port)),
         forecast_budgets=ForecastBudgets(money, log),
     )
 
@@ -171,6 +174,6 @@ def build_app(settings: Settings, *, authenticator: Authenticator | None = None)
     )
     app.state.parts = parts
     app.state.cases = parts.cases
-    for routes in (budgets, budget_status, leases, ledger, analytics, usage, internal_leases):
+    for routes in (simulations, budgets, budget_status, leases, ledger, analytics, usage, internal_leases):
         app.include_router(routes.router)
     return app

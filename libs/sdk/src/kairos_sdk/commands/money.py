@@ -1,13 +1,17 @@
 """`kairos models`, `kairos budgets`, `kairos spend`: what may be spent and what was."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kairos_sdk.commands.output import Json, Limit, ProfileFile, connected, show, show_one
 
-app = typer.Typer(no_args_is_help=True, help="Budgets: status, set.")
+app = typer.Typer(no_args_is_help=True, help="Budgets: status, set, simulate.")
 NANO = 1_000_000_000
+BUDGETS = "/api/budget-analytics/budgets"
+Period = Annotated[
+    str, typer.Option(help="hour, day, week, month, quarter, year or total, in the budget's time zone.")
+]
 AMOUNTS = ("settled", "leased", "suspense", "available")
 
 
@@ -18,46 +22,143 @@ def models(profile: ProfileFile = None, as_json: Json = False) -> None:
 
 
 @app.command("status")
-def status(profile: ProfileFile = None, as_json: Json = False, limit: Limit = 50) -> None:
-    """Show every budget: limit, settled, held, left."""
+def status(
+    budget_id: Annotated[str | None, typer.Argument(help="One budget, with where it is heading.")] = None,
+    profile: ProfileFile = None,
+    as_json: Json = False,
+    limit: Limit = 50,
+) -> None:
+    """Show every budget; with an id its burn rate, forecast and top consumers too."""
     with connected(profile) as client:
-        rows = list(client.items("/api/budget-analytics/budgets", limit=limit))
+        if budget_id is not None:
+            _show_status(client.get(f"{BUDGETS}/{budget_id}/status"), as_json=as_json)
+            return
+        rows = list(client.items(BUDGETS, limit=limit))
         if not as_json:
             for row in rows:
                 row.update({key: row["current"][key]["usd"] for key in AMOUNTS} if row["current"] else {})
                 row["limit"] = row["limit"]["usd"]
-        columns = {name: name for name in ("id", "scope", "period", "limit", *AMOUNTS)}
+        columns = {name: name for name in ("id", "name", "scope", "period", "limit", *AMOUNTS)}
         show(rows, columns, as_json=as_json)
 
 
-@app.command("set")
-def set_budget(
-    scope: Annotated[str, typer.Argument(help="organisation, project or bot")],
-    scope_id: Annotated[str, typer.Argument(help="Its id.")],
-    limit_usd: Annotated[str, typer.Argument(help="Limit in USD, for example 10 or 0.25")],
-    period: Annotated[str, typer.Option(help="day, month or total")] = "month",
-    name: Annotated[str | None, typer.Option(help="What people call it; otherwise scope and period.")] = None,
-    profile: ProfileFile = None,
-    as_json: Json = False,
-) -> None:
-    """Create a budget for a scope."""
+def _show_status(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show_one(found, as_json=True)
+        return
+    forecast = found["forecast"] or {}
+    elapsed = found["elapsed_percent"]
+    show_one(
+        {
+            "budget": found["budget"]["name"],
+            "limit USD": found["budget"]["limit"]["usd"],
+            "settled USD": found["settled"]["usd"],
+            "held USD": found["held"]["usd"],
+            "suspense USD": found["suspense"]["usd"],
+            "available USD": found["available"]["usd"],
+            "used": f"{found['used_percent']} %",
+            "period elapsed": "-" if elapsed is None else f"{elapsed} %",
+            "burn rate USD/h": found["burn_rate"]["usd"],
+            "exceeds limit at": forecast.get("exceeds_at") or "not in this period",
+        },
+        as_json=False,
+    )
+    rows = [
+        {
+            "by": dimension,
+            "key": row["key"],
+            "usd": row["cost"]["usd"],
+            "share": f"{100 * row['share']:.1f} %",
+        }
+        for dimension, consumers in found["top_consumers"].items()
+        for row in consumers
+    ]
+    if rows:
+        show(rows, {"by": "by", "consumer": "key", "USD": "usd", "share": "share"}, as_json=False)
+
+
+def _nano(limit_usd: str) -> int:
     from decimal import Decimal, InvalidOperation  # noqa: PLC0415 - keeps `kairos --help` fast
 
     try:
         nano = Decimal(limit_usd) * NANO
     except InvalidOperation as error:
         raise typer.BadParameter(f"{limit_usd} is not an amount in USD") from error
-    if nano != nano.to_integral_value() or nano <= 0:
+    if not nano.is_finite() or nano != nano.to_integral_value() or nano <= 0:
         raise typer.BadParameter("a limit is positive and has at most nine decimals")
-    body = {
-        "name": name or f"{scope} per {period}",
-        "scope": scope,
-        "scope_id": scope_id,
-        "limit_nano_usd": int(nano),
-        "period": period,
-    }
+    return int(nano)
+
+
+def _scope(scope: str, scope_id: str) -> dict[str, Any]:
+    """A model is named, everything else has an id."""
+    return {"scope": scope, "model" if scope == "model" else "scope_id": scope_id}
+
+
+@app.command("set")
+def set_budget(
+    scope: Annotated[str, typer.Argument(help="organisation, project, team, bot, contact, api_key or model")],
+    scope_id: Annotated[str, typer.Argument(help="Its id; a model's name.")],
+    limit_usd: Annotated[str, typer.Argument(help="Limit in USD, for example 10 or 0.25")],
+    period: Period = "month",
+    name: Annotated[str | None, typer.Option(help="What people call it; otherwise scope and period.")] = None,
+    profile: ProfileFile = None,
+    as_json: Json = False,
+) -> None:
+    """Set the limit of a scope and period: create its budget, or change the one there is."""
+    nano = _nano(limit_usd)
     with connected(profile) as client:
-        show_one(client.call("POST", "/api/budget-analytics/budgets", json=body), as_json=as_json)
+        for row in client.items(BUDGETS, limit=200, active="true", scope=scope):
+            mine = scope_id in {row["scope_id"], row.get("model")}
+            if mine and row["period"] == period and (name is None or row["name"] == name):
+                change = client.call("PATCH", f"{BUDGETS}/{row['id']}", json={"limit_nano_usd": nano})
+                show_one(change, as_json=as_json)
+                return
+        body = {
+            "name": name or f"{scope} per {period}",
+            **_scope(scope, scope_id),
+            "limit_nano_usd": nano,
+            "period": period,
+        }
+        show_one(client.call("POST", BUDGETS, json=body), as_json=as_json)
+
+
+@app.command("simulate")
+def simulate(
+    scope: Annotated[str, typer.Argument(help="organisation, project, team, bot, contact, api_key or model")],
+    scope_id: Annotated[str, typer.Argument(help="Its id; a model's name.")],
+    limit_usd: Annotated[str, typer.Argument(help="Limit in USD, for example 10 or 0.25")],
+    period: Period = "month",
+    since: Annotated[
+        str | None, typer.Option("--from", help="A date or moment; otherwise 30 days ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="A date or moment; otherwise now.")] = None,
+    tz: Annotated[str, typer.Option(help="Time zone of the budget's calendar.")] = "UTC",
+    profile: ProfileFile = None,
+    as_json: Json = False,
+) -> None:
+    """Try a budget on past traffic: when it would have run out, and what it would have refused."""
+    body = {**_scope(scope, scope_id), "limit_nano_usd": _nano(limit_usd), "period": period, "time_zone": tz}
+    body |= {key: value for key, value in (("from", since), ("to", until)) if value}
+    with connected(profile) as client:
+        found = client.call("POST", f"{BUDGETS}/simulate", json=body)
+    if as_json:
+        show_one(found, as_json=True)
+        return
+    refused = found["refused"]
+    summary = {
+        "replayed": f"{found['attempts']} attempts, {found['cost']['usd']} USD, from {found['method']}",
+        "exhausted at": found["exhausted_at"] or "never",
+        "refused": f"{refused['attempts']} attempts, {refused['cost']['usd']} USD",
+    }
+    show_one(summary, as_json=False)
+    rows = [
+        {"by": by, "key": row["key"], "attempts": row["attempts"], "usd": row["cost"]["usd"]}
+        for by in ("model", "bot", "day")
+        for row in found[f"by_{by}"]
+    ]
+    if rows:
+        columns = {"refused by": "by", "of": "key", "attempts": "attempts", "USD": "usd"}
+        show(rows, columns, as_json=False)
 
 
 def spend(

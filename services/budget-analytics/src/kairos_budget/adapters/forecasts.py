@@ -16,8 +16,8 @@ from kairos_budget.domain.period import Period
 
 _ALONE = text("SELECT pg_try_advisory_xact_lock(hashtextextended('kairos.budget.samples', 0))")
 _OLD = text("DELETE FROM budget_samples WHERE sampled_at < clock_timestamp() - interval '50 hours'")
-# The window is that of domain.forecast.window_of. Before there is a sample as old as it, the oldest one counts,
-# or the beginning of the period or the budget with nothing settled.
+# The window is that of domain.forecast.window_of. Before a sample is as old as it, the oldest one counts, or
+# the beginning of the period or the budget with nothing settled.
 _WINDOW = (
     "greatest(interval '15 minutes', least(interval '24 hours', coalesce((p.ends_at - p.starts_at) / 24,"
     " interval '24 hours')))"

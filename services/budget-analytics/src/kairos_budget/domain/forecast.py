@@ -1,8 +1,8 @@
 """When a period's limit will be passed if spending goes on as it does now.
 
 Linear: what was settled within the last 24th of the period, but at least 15 minutes and at most a day, goes
-on at that rate. A crossing is told once; it counts as over until the projection falls below nine tenths of the
-limit, so a projection that wobbles around the limit is not told again and again.
+on at that rate. A crossing is told once; it counts as over until the projection falls below nine tenths of
+the limit, so a projection that wobbles around the limit is not told again and again.
 """
 
 from dataclasses import dataclass

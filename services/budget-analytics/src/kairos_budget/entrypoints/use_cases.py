@@ -16,6 +16,7 @@ from kairos_budget.application.reconcile_attempts import ReconcileAttempts
 from kairos_budget.application.record_usage import RecordUsage
 from kairos_budget.application.release_suspense import ReleaseSuspense
 from kairos_budget.application.renew_leases import RenewLeases
+from kairos_budget.application.simulate_budget import SimulateBudget
 from kairos_budget.application.suspend_silent_leases import SuspendSilentLeases
 
 
@@ -35,6 +36,7 @@ class UseCases:
     readings: Readings
     analytics: Analytics
     forecast_budgets: ForecastBudgets
+    simulate_budget: SimulateBudget
 
 
 def _cases(request: Request) -> UseCases:
