@@ -416,3 +416,17 @@ def test_importing_the_sdk_uses_no_network_and_costs_memory_that_others_do_not_p
     assert found["calls"] == []
     print(f"llm-router {found['before']:.0f} MB, with LiteLLM {found['after']:.0f} MB")
     assert found["after"] - found["before"] > 20
+
+
+async def test_closing_leaves_no_client_of_the_sdk_open(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, gemini: FakeGemini, kit: SimpleNamespace
+) -> None:
+    """The last one: the SDK's clients are shared by all tests above."""
+    await sdk.complete(asks(at("anthropic", "claude-sonnet-4-5", claude.base_url, kit)))
+    await sdk.complete(asks(at("gemini", "gemini-2.5-flash", gemini.url, kit)))
+    handlers = list(sdk._sdk.in_memory_llm_clients_cache.cache_dict.values())
+    clients = [getattr(handler, "client", None) for handler in handlers]
+    held = [client for client in clients if client is not None and hasattr(client, "aclose")]
+    assert held
+    await sdk.close()
+    assert all(client.is_closed for client in held)
