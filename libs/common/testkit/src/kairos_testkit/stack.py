@@ -131,6 +131,30 @@ deployments = ["dear", "local"]
 deployments = ["short", "long"]
 """
 
+# Deployments that a test may hurt: one that failed rests for a while, and nobody else should notice.
+_HURT: Final = """
+[deployments.{name}]
+kind = "openai"
+provider = "fake"
+model = "fake-echo"
+base_url = "{provider_url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 150, output = 600 }}
+context_window = 128_000
+max_output_tokens = 4_096
+capabilities = ["streaming", "tools", "json", "json_schema", "vision"{more}]
+"""
+TO_HURT: Final = {"limited": "", "retried": "", "broken": "", "cut": "", "cut-native": ', "responses"'}
+
+
+def default_config(provider_url: str) -> str:
+    """kairos.toml of a stack, over a fake provider at this address."""
+    hurt = (
+        _HURT.format(name=f"fake-{name}", provider_url=provider_url, more=more)
+        for name, more in TO_HURT.items()
+    )
+    return CONFIG.format(provider_url=provider_url) + "".join(hurt)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackOptions:
@@ -252,7 +276,7 @@ def _build(servers: Servers, root: Path, options: StackOptions) -> Stack:
     telegram, provider, otlp = FakeTelegram().start(), FakeProvider().start(), OtlpReceiver().start()
     provider_url = options.provider_url or provider.url
     config_file = state / "kairos.toml"
-    config_file.write_text(options.config or CONFIG.format(provider_url=provider_url))
+    config_file.write_text(options.config or default_config(provider_url))
     names = [service.name for service in SERVICES]
     ports = {name: free_port() for name in (*names, FRONT_DOOR, TELEGRAM)}
     vhost = state.name
