@@ -8,6 +8,7 @@ from kairos_budget.application.reconcile_attempts import ProviderRecord
 from kairos_budget.domain.book import BudgetExceeded
 from kairos_budget.domain.budget import Scope
 from kairos_budget.domain.calendar import PeriodKind
+from kairos_budget.domain.priority import Priority, Reserves
 
 from .conftest import CONTEXT, Bench  # noqa: TID252 - tests have no importable package name
 
@@ -53,3 +54,32 @@ async def test_the_worked_example_of_the_money_page(bench: Bench) -> None:
     await shows(983, 83, 0, 17, 0)
     await bench.lease(60 * CENT, holder="B", bot=bot)
     await shows(923, 23, 60, 17, 0)
+
+
+async def test_the_last_dollars_of_the_money_page(bench: Bench) -> None:
+    budget = await bench.budget(1_000 * CENT, reserves=Reserves(interactive=20))
+    four = 400 * CENT
+
+    async def shows(available: int, leased: int) -> None:
+        found = (await bench.reading(budget)).balances
+        assert (found.available, found.leased) == (available * CENT, leased * CENT)
+        await bench.assert_balanced()
+
+    first = (await bench.lease(four, need=CENT, holder="A")).lease
+    await shows(600, 400)
+    await bench.lease(four, need=CENT, holder="B")
+    await shows(500, 500)
+    with pytest.raises(BudgetExceeded) as refusal:
+        await bench.lease(four, need=350 * CENT, holder="B")
+    assert refusal.value.remaining == 300 * CENT
+    await shows(500, 500)
+    assert (await bench.beat(first.id, holder="A", unsettled=50 * CENT)).keep == 0
+    await bench.beat(first.id, holder="A", unsettled=50 * CENT, returned=350 * CENT)
+    await shows(850, 150)
+    await bench.lease(four, need=350 * CENT, holder="B")
+    await shows(500, 500)
+    with pytest.raises(BudgetExceeded):
+        await bench.lease(350 * CENT, holder="B", priority=Priority.BATCH)
+    await shows(500, 500)
+    await bench.lease(500 * CENT, holder="A", priority=Priority.INTERACTIVE)
+    await shows(0, 1_000)
