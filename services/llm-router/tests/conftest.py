@@ -448,7 +448,8 @@ async def watching(amqp_url: str) -> AsyncIterator[Events]:
         channel = await connection.channel()
         exchange = await channel.get_exchange("kairos.events", ensure=False)
         queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(exchange, "llm.#")
+        for topic in ("llm.#", "cache.#"):
+            await queue.bind(exchange, topic)
         await queue.consume(read)
         yield events
 

@@ -461,6 +461,28 @@ async def test_redis_forgets_the_places_of_a_process_that_is_silent(redis_url: s
     await authority.close()
 
 
+@pytest.mark.servers
+async def test_redis_counts_two_buckets_more_than_the_window_and_no_older_ones(redis_url: str) -> None:
+    authority = RedisQuotas(redis_url)
+    client = redis.asyncio.Redis.from_url(redis_url)
+    day = Window.DAY.milliseconds
+    width = day // BUCKETS
+    seconds, micros = await client.time()
+    now = (seconds * 1_000 + micros // 1_000) // width
+
+    async def room(bucket: int) -> int:
+        await client.delete("kairos:quota:c")
+        await client.hset("kairos:quota:c", str(bucket), "4")
+        taken = await authority.take("holder", [Claim("c", 10, day, 1, 1)], epoch="", replicas=1)
+        return taken.shares[0].remaining + taken.shares[0].granted
+
+    assert [await room(now - back) for back in (0, BUCKETS, BUCKETS + 1)] == [6, 6, 6]
+    assert await room(now - BUCKETS - 3) == 10
+    assert await room(now + 1) == 6, "a clock that was set back opens no door"
+    await client.aclose()
+    await authority.close()
+
+
 # --- the arithmetic, over any order of events ---
 
 EVENTS = st.lists(

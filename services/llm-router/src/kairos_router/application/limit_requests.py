@@ -33,6 +33,7 @@ REFILL_PAUSE_S = 0.02
 IDLE_S = 2.0
 SPARE_SLOTS = 8
 MAX_CALLERS = 50_000
+MAX_RECENT = 10_000
 REMEMBER_REFUSAL_S = 0.25
 CLAIMS_PER_CALL = 100
 
@@ -58,6 +59,7 @@ class Quotas:
         self._wall = wall
         self._rules: dict[UUID, tuple[Quota, ...]] | None = None
         self._sets: OrderedDict[tuple[UUID | None, ...], CallerQuotas] = OrderedDict()
+        self._recent: dict[int, tuple[Caller, CallerQuotas]] = {}
         self._counters: dict[str, Counter] = {}
         self._epoch = ""
         self._replicas = UNKNOWN_REPLICAS
@@ -121,7 +123,7 @@ class Quotas:
         if self._away:
             return self._take_alone(counters, units, now)
         if now < short.blocked_until and units >= short.blocked_need:
-            raise self._exceeded(short, counters, short.blocked_until - now)
+            raise self._exceeded(short, counters, short.blocked_for)
         return None
 
     def _take_alone(self, counters: Sequence[Counter], units: int, now: float) -> list[int]:
@@ -186,6 +188,7 @@ class Quotas:
                 # Other processes may give units back at any time, so a refusal is not believed for long.
                 counter.blocked_until = now + REMEMBER_REFUSAL_S
                 counter.blocked_need = units
+                counter.blocked_for = share.retry_after
                 raise self._exceeded(counter, counters, share.retry_after)
 
     async def _call(self, counters: Sequence[Counter], claims: Sequence[Claim]) -> Taken | None:
@@ -300,6 +303,7 @@ class Quotas:
         for key in keys:
             self._counters.pop(key, None)
         self._sets.clear()
+        self._recent.clear()
 
     async def close(self) -> None:
         """Give everything back."""
@@ -325,6 +329,7 @@ class Quotas:
                 raise QuotasUnknown from error
             raise
         self._sets.clear()
+        self._recent.clear()
 
     async def changed(self, organisation_id: UUID) -> None:
         """A quota of the organisation was changed: read its quotas anew."""
@@ -341,8 +346,20 @@ class Quotas:
                 counter.quota = quota
                 counter.blocked_until = 0.0
         self._sets.clear()
+        self._recent.clear()
 
     def _of(self, caller: Caller) -> CallerQuotas:
+        # Callers of one key are mostly one object, and looking at six identifiers costs more than this.
+        recent = self._recent.get(id(caller))
+        if recent is not None and recent[0] is caller:
+            return recent[1]
+        if len(self._recent) >= MAX_RECENT:
+            self._recent.clear()
+        found = self._set_of(caller)
+        self._recent[id(caller)] = (caller, found)
+        return found
+
+    def _set_of(self, caller: Caller) -> CallerQuotas:
         key = tuple(subject_of(caller, scope) for scope in QuotaScope)
         found = self._sets.get(key)
         if found is not None:

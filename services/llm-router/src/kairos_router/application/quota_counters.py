@@ -15,6 +15,7 @@ class Counter:
 
     __slots__ = (
         "allowance",
+        "blocked_for",
         "blocked_need",
         "blocked_until",
         "key",
@@ -34,6 +35,7 @@ class Counter:
         self.reset_at = 0.0
         self.blocked_until = 0.0
         self.blocked_need = 0
+        self.blocked_for = 0.0
 
     @property
     def window_ms(self) -> int:
