@@ -16,6 +16,10 @@ LONGEST_EVENT = 1_048_576
 UNCOUNTED_BYTES = 65_536
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_EVENT = re.compile(rb".*?(?:\r?\n){2}", re.DOTALL)
+# Line ends of an event of one line, its separator included.
+_ONE_LINE = 2
+_SHORTEST_SEPARATOR = 2
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -74,7 +78,7 @@ class EventTail:
         self._keep(events)
         if self._ends(events):
             self.finished = True
-        if _USAGE.search(events) or b'"error"' in events:
+        if (b'"usage"' in events and _USAGE.search(events)) or b'"error"' in events:
             return self._inspect(events)
         return events
 
@@ -115,7 +119,8 @@ class EventTail:
     def _inspect(self, events: bytes) -> bytes:
         passed = []
         for event, data in _split(events):
-            document = _document(data)
+            # Most events of a burst tell neither; parsing each would cost as much as the rest of a stream.
+            document = _document(data) if b'"usage"' in data or b'"error"' in data else None
             if not isinstance(document, dict):
                 passed.append(event)
                 continue
@@ -131,8 +136,11 @@ class EventTail:
 
 
 def _end_of_events(data: bytes) -> int:
-    ends = ((data.rfind(separator), len(separator)) for separator in (b"\n\n", b"\n\r\n"))
-    return max((at + length for at, length in ends if at >= 0), default=0)
+    end = data.rfind(b"\n\n") + 2
+    if b"\r" in data:
+        end = max(end, data.rfind(b"\n\r\n") + 3)
+    # Without a separator rfind is -1 and the sums are 1 and 2. A separator alone waits for what follows.
+    return end if end > _SHORTEST_SEPARATOR else 0
 
 
 def _broken(detail: str) -> ProviderFailed:
@@ -141,12 +149,18 @@ def _broken(detail: str) -> ProviderFailed:
 
 def _split(events: bytes) -> list[tuple[bytes, bytes]]:
     """Each event with its separator, and its data."""
-    found = []
-    for event in re.findall(rb".*?(?:\r?\n){2}", events, re.DOTALL):
-        lines = event.splitlines()
-        data = b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
-        found.append((event, data))
-    return found
+    if b"\r" in events:
+        whole = _EVENT.findall(events)
+    else:
+        # A regular expression would look at every byte.
+        whole = [event + b"\n\n" for event in events.split(b"\n\n")[:-1]]
+    return [(event, _data(event)) for event in whole]
+
+
+def _data(event: bytes) -> bytes:
+    if event.count(b"\n") == _ONE_LINE and event.startswith(b"data:"):
+        return event[5:].strip()
+    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
 
 
 def event_documents(events: bytes) -> list[Any]:

@@ -44,6 +44,7 @@ class Wire:
         "_armed",
         "_protocol",
         "_task",
+        "_unsent",
         "_waiter",
         "body",
         "chunked",
@@ -82,6 +83,7 @@ class Wire:
         self._armed = False
         self._task: asyncio.Task[Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._unsent = b""
 
     @property
     def peer(self) -> str | None:
@@ -142,7 +144,8 @@ class Wire:
         """Begin an answer of unknown length; `piece` and then `end` follow."""
         framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
         self.keep_alive = self.keep_alive and self.chunked
-        self._write(self._head(status, headers, framing))
+        # It leaves with the first piece, which whoever begins has already.
+        self._unsent = self._head(status, headers, framing)
 
     def piece(self, data: bytes) -> Awaitable[None] | None:
         """More of the answer. Wait for what is returned, if anything: the caller reads slowly."""
@@ -151,8 +154,7 @@ class Wire:
 
     def end(self) -> None:
         self._armed = False
-        if self.chunked:
-            self._write(b"0\r\n\r\n")
+        self._write(b"0\r\n\r\n" if self.chunked else b"")
         self._over()
 
     def _head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
@@ -164,7 +166,9 @@ class Wire:
         return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], self._protocol.fixed(), framing, lines, close)
 
     def _write(self, data: bytes) -> None:
-        if not self.disconnected:
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        if data and not self.disconnected:
             self._protocol.transport.write(data)
 
     def _over(self) -> None:
