@@ -82,9 +82,12 @@ llm-router: POST /v1/chat/completions [server]
 # What depends on what a process remembers: it may hang here, and nowhere else.
 LEASE: Final = ("llm-router: completion [internal]", "budget-analytics: POST /internal/leases [server]")
 V1_LEASE: Final = ("llm-router: POST /v1/chat/completions [server]", LEASE[1])
+SCOPES: Final = "budget-analytics: GET /internal/leases/scopes/{organisation_id} [server]"
 REMEMBERED: Final = frozenset(
     {
         (LEASE[0], "auth-audit: POST /internal/token [server]"),
+        (LEASE[0], SCOPES),
+        (V1_LEASE[0], SCOPES),
         (LEASE[1], "auth-audit: GET /.well-known/jwks.json [server]"),
         (V1_LEASE[0], "auth-audit: POST /internal/token [server]"),
         (V1_LEASE[0], "auth-audit: POST /internal/introspect [server]"),

@@ -89,3 +89,13 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     broken.write_text("[deployments")
     with pytest.raises(InvalidCatalogue):
         load_catalogue(broken, {})
+
+
+def test_a_stream_grows_only_where_the_lead_is_named() -> None:
+    text = (ROOT / "kairos.toml").read_text()
+    document = tomllib.loads(text)
+    simulator = document["deployments"]["simulator"]
+    simulator["stream_lead_tokens"], simulator["stream_chunk_tokens"] = 120, 1_000
+    found = read_catalogue(document, {}).deployments["simulator"]
+    assert (found.stream_lead_tokens, found.stream_chunk_tokens) == (120, 1_000)
+    assert all(each.stream_lead_tokens is None for each in load_catalogue(ROOT / "kairos.toml", {}).deployments.values())

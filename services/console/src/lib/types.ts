@@ -75,10 +75,10 @@ export interface WebMessage {
 export interface Budget {
   id: string;
   name: string;
-  scope: "organisation" | "project" | "bot";
+  scope: "organisation" | "project" | "team" | "bot" | "contact" | "api_key" | "model";
   scope_id: string;
   limit: Amount;
-  period: "day" | "month" | "total";
+  period: "hour" | "day" | "week" | "month" | "quarter" | "year" | "total" | "rolling";
   active: boolean;
   current: {
     starts_at: string;
