@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -6,13 +7,17 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from kairos_telemetry import (
     Telemetry,
+    carried,
     configure,
     current_trace_id,
     current_traceparent,
+    go_quiet,
+    is_quiet,
     link_to,
     metrics,
     span,
     tracer,
+    worth_a_span,
 )
 from kairos_testkit.otlp_receiver import OtlpReceiver
 from kairos_testkit.ports import free_port
@@ -142,4 +147,53 @@ def test_a_collector_that_is_away_delays_the_end_a_little_and_breaks_nothing() -
     telemetry = configure("llm-router", otlp_endpoint=f"http://127.0.0.1:{free_port()}", schedule_delay_ms=20)
     with span("lost"):
         pass
+    telemetry.shutdown()
+
+
+SAMPLED = REMOTE
+UNSAMPLED = SAMPLED[:-2] + "00"
+
+
+def test_a_hot_request_has_no_spans_when_nobody_receives_them() -> None:
+    telemetry = configure("llm-router", otlp_endpoint=None, log_level="ERROR")
+    assert not worth_a_span(None)
+    assert not worth_a_span(SAMPLED)
+    telemetry.shutdown()
+
+
+def test_a_hot_request_keeps_its_callers_decision_and_else_follows_the_ratio() -> None:
+    exporter = InMemorySpanExporter()
+    telemetry = configure("llm-router", otlp_endpoint=None, log_level="ERROR", exporter=exporter)
+    assert worth_a_span(SAMPLED, ratio=0.0)
+    assert not worth_a_span(UNSAMPLED, ratio=1.0)
+    assert worth_a_span(None, ratio=1.0)
+    assert not worth_a_span(None, ratio=0.0)
+    drawn = sum(worth_a_span(None, ratio=0.25) for _ in range(4_000))
+    assert 700 < drawn < 1_300
+    telemetry.shutdown()
+    assert not worth_a_span(SAMPLED)
+
+
+def test_without_a_span_of_our_own_the_callers_trace_goes_on() -> None:
+    with carried(SAMPLED):
+        assert current_traceparent() == SAMPLED
+    with carried(None), carried("garbage"):
+        assert current_traceparent() is None
+    assert current_traceparent() is None
+
+
+async def test_a_quiet_task_asks_for_no_trace_until_it_has_a_span() -> None:
+    async def quiet() -> tuple[str | None, str | None]:
+        go_quiet()
+        before = current_traceparent()
+        with span("work"):
+            return before, current_traceparent()
+
+    telemetry = configure("llm-router", otlp_endpoint=None, log_level="ERROR")
+    with span("outside"):
+        before, inside = await asyncio.create_task(quiet())
+        assert before is None
+        assert inside is not None
+        assert current_traceparent() is not None
+    assert not is_quiet()
     telemetry.shutdown()

@@ -7,6 +7,7 @@ process and a test needs a fresh exporter each time.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from kairos_telemetry.redaction import redact
 
 INSTRUMENTATION = "kairos"
 _PROPAGATOR = TraceContextTextMapPropagator()
+# Set for the rest of a task that has neither a span nor a trace to carry; see `go_quiet`.
+_quiet: ContextVar[bool] = ContextVar("kairos_quiet", default=False)
 
 
 @dataclass
@@ -59,6 +62,8 @@ def tracer() -> Tracer:
 
 def current_traceparent() -> str | None:
     """The W3C `traceparent` of the current span, or None outside of any span."""
+    if _quiet.get():
+        return None
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         return None
@@ -89,6 +94,15 @@ def worth_a_span(traceparent: str | None, ratio: float = 1.0) -> bool:
     return ratio >= 1.0 or random.random() < ratio
 
 
+def go_quiet() -> None:
+    """Say that the current task has no trace, so that asking for one costs it nothing more."""
+    _quiet.set(True)
+
+
+def is_quiet() -> bool:
+    return _quiet.get()
+
+
 def carried(traceparent: str | None) -> AbstractContextManager[object]:
     """Without a span of our own, the caller's trace goes on to whoever is called in this block."""
     if traceparent is None:
@@ -116,6 +130,8 @@ def span(
     `parent` is a `traceparent` from outside (a message, a request); without it the current span is
     the parent. An exception is recorded, masked on export, and raised on.
     """
+    if _quiet.get():
+        _quiet.set(False)  # What follows in this task has a trace of its own now.
     with tracer().start_as_current_span(
         name,
         context=context_of(parent) if parent else None,

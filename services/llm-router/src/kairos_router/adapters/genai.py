@@ -14,7 +14,7 @@ from kairos_router.application.ports import (
     ProviderStream,
 )
 from kairos_router.domain.pricing import Usage, cost
-from kairos_telemetry import tracer
+from kairos_telemetry import is_quiet, tracer
 
 
 def _start(call: ProviderCall) -> Span:
@@ -65,12 +65,12 @@ class Traced:
         self._provider = provider
 
     def complete(self, call: ProviderCall) -> Coroutine[Any, Any, ProviderReply]:
-        if not trace.get_current_span().is_recording():
+        if is_quiet() or not trace.get_current_span().is_recording():
             return self._provider.complete(call)
         return self._complete(call)
 
     def open_stream(self, call: ProviderCall) -> Coroutine[Any, Any, ProviderStream]:
-        if not trace.get_current_span().is_recording():
+        if is_quiet() or not trace.get_current_span().is_recording():
             return self._provider.open_stream(call)
         return self._open_stream(call)
 

@@ -21,7 +21,7 @@ from kairos_router.entrypoints.exchange import Exchange
 from kairos_router.entrypoints.hot_http import ClientGone, TooLarge, Wire
 from kairos_router.entrypoints.openai_errors import ErrorAnswer, error_answer
 from kairos_router.entrypoints.operations import Operation, Operations
-from kairos_telemetry import carried, get_logger, metrics, span, worth_a_span
+from kairos_telemetry import carried, get_logger, go_quiet, metrics, span, worth_a_span
 
 _log = get_logger(__name__)
 
@@ -70,6 +70,7 @@ class OpenAIApi:
         exchange.read_headers()
         if not worth_a_span(exchange.traceparent, self._trace_ratio):
             if exchange.traceparent is None:
+                go_quiet()
                 await self._handle(exchange)
                 return
             with carried(exchange.traceparent):
