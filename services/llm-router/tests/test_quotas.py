@@ -461,6 +461,25 @@ async def test_redis_forgets_the_places_of_a_process_that_is_silent(redis_url: s
     await authority.close()
 
 
+async def test_a_slice_that_was_kept_too_long_is_void(kit: Any) -> None:
+    clock = kit.Clock()
+    authority = MemoryAuthority(clock)
+    world = World(lambda: authority, clock, asyncio.sleep)  # type: ignore[arg-type]
+    rule = quota(limit=100, scope="organisation")
+    sleeper, busy = await world.process(rule), await world.process(rule)
+    await admitted(sleeper, 1)
+    for counter in sleeper._counters.values():
+        counter.allowance.aim = 100
+    await admitted(sleeper, 1)
+    [counter] = sleeper._counters.values()
+    assert counter.allowance.free > 5
+
+    clock.now += 70
+    assert await admitted(busy, 150) == 100
+
+    assert await admitted(sleeper, 10) == 0
+
+
 @pytest.mark.servers
 async def test_redis_counts_two_buckets_more_than_the_window_and_no_older_ones(redis_url: str) -> None:
     authority = RedisQuotas(redis_url)
@@ -490,7 +509,7 @@ EVENTS = st.lists(
         st.sampled_from(["ask", "ask", "ask", "ask", "wait", "beat", "die"]),
         st.integers(0, 2),
         st.integers(1, 12),
-        st.floats(0.01, 40.0),
+        st.floats(0.01, 70.0),
     ),
     min_size=10,
     max_size=120,
@@ -528,6 +547,9 @@ def test_no_window_ever_sees_more_than_the_limit(
             elif kind == "die":
                 processes[which] = process()
             else:
+                # Slices as a busy process takes them, so that there is something to keep and to lose.
+                for counter in processes[which]._counters.values():
+                    counter.allowance.aim = limit
                 try:
                     entry = await processes[which].admit(CALLER, "chat")
                     waiting = entry.count(units)

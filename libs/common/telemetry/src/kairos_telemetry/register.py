@@ -120,7 +120,7 @@ REGISTER: tuple[Metric, ...] = (
     Metric(
         "kairos_cache_requests_total",
         "counter",
-        "Requests to the answer cache: hit, semantic, miss, bypass (Redis away) or off.",
+        "Requests to the answer cache: hit, semantic, miss or bypass (Redis away).",
         ("outcome",),
         "llm-router",
     ),

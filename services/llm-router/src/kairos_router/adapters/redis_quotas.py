@@ -38,6 +38,7 @@ class RedisQuotas:
             retry=Retry(NoBackoff(), 0),
         )
         self._script = self._redis.register_script(_SCRIPT)
+        self._up = True
         self._present = metrics.gauge("kairos_quota_authority_up")
 
     async def take(
@@ -67,9 +68,12 @@ class RedisQuotas:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await self._script(keys=keys, args=[orjson.dumps(asked)])
         except (RedisError, OSError, TimeoutError) as error:
+            if self._up:
+                _log.warning("quota_authority_away", error=type(error).__name__)
+            self._up = False
             self._present.set(0)
-            _log.warning("quota_authority_away", error=type(error).__name__)
             raise AuthorityAway(type(error).__name__) from error
+        self._up = True
         self._present.set(1)
         return _taken(orjson.loads(answer))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_SPACES = 200
+MOST_SPACES = 100
 MOST_QUESTIONS = 500
 FRESH_S = 5.0
 """How long what other processes have added may stay unseen."""
