@@ -35,6 +35,7 @@ describe("the dictionaries", () => {
         "botState.error",
         "bots.model",
         "budgets.scope.bot",
+        "budgets.scope.model",
         "channel.telegram",
         "mode.gpt",
         "state.error.text",
