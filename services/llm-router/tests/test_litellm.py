@@ -232,6 +232,15 @@ async def test_a_stream_that_was_cut_is_not_whole(
     assert stream.content_bytes() > 0
 
 
+async def test_a_stream_that_ends_politely_in_the_middle_is_not_whole_either(
+    sdk: LiteLLMUpstream, claude: FakeAnthropic, to_claude: Deployment
+) -> None:
+    claude.events_at_most = 8
+    with pytest.raises(ProviderFailed) as caught:
+        await pieces(sdk, asks(to_claude, "word " * 60))
+    assert caught.value.may_have_run
+
+
 async def test_a_responses_request_is_answered_too(sdk: LiteLLMUpstream, to_claude: Deployment) -> None:
     payload = {"model": "m", "input": "hello", "instructions": "be brief"}
     call = ProviderCall(to_claude, payload, 50, uuid4(), operation="responses")
@@ -341,8 +350,15 @@ async def test_nothing_is_fetched_for_a_caller(
     ],
 )
 async def test_a_deployment_can_not_borrow_the_routers_own_credentials(
-    sdk: LiteLLMUpstream, claude: FakeAnthropic, kit: SimpleNamespace, more: dict[str, Any]
+    sdk: LiteLLMUpstream,
+    claude: FakeAnthropic,
+    kit: SimpleNamespace,
+    more: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in ("ANTHROPIC_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "the-routers-own")
+    more = dict(more)
     provider = more.pop("provider", "anthropic")
     failed = await failure(sdk, asks(at(provider, "claude-sonnet-4-5", claude.base_url, kit, **more)))
     assert (failed.fault, failed.may_have_run) == (Fault.MISCONFIGURED, False)
@@ -390,9 +406,9 @@ MEASURE = """
 import json, resource, socket, sys
 calls = []
 def refuse(*arguments):
-    calls.append(str(arguments[1:]))
+    calls.append(str(arguments[:2]))
     raise OSError("no network in this test")
-socket.socket.connect = socket.socket.connect_ex = refuse
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 def megabytes():
     pages = int(open("/proc/self/statm").read().split()[1])
     return pages * resource.getpagesize() / 1048576

@@ -66,6 +66,8 @@ class FakeAnthropic(FakeServer):
         # Tokens of every further request that come from the cache, and that are written to it.
         self.cached = 0
         self.written = 0
+        # A stream ends after this many events as if it were over, as a proxy in between would end it.
+        self.events_at_most: int | None = None
 
     def fail(self, fault: Fault) -> None:
         self.script.add(fault)
@@ -96,16 +98,27 @@ class FakeAnthropic(FakeServer):
             return _error(status, fault.retry_after if fault else None)
         if not body.get("stream"):
             return web.json_response(_message(body, _content(said), usage, _STOP[said.finish]))
+        return await self._stream(
+            request, _events(body, said, usage), fault.cut_after_bytes if fault else None
+        )
+
+    async def _stream(
+        self, request: web.Request, events: AsyncIterator[bytes], left: int | None
+    ) -> web.StreamResponse:
+        """`left` is how many bytes go out before the connection is cut."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        left = fault.cut_after_bytes if fault else None
-        async for event in _events(body, said, usage):
+        number = 0
+        async for event in events:
+            if number == self.events_at_most:
+                break
+            number += 1
             if left is not None:
-                if len(event) > left:
+                left -= len(event)
+                if left < 0:
                     if request.transport is not None:
                         request.transport.close()
                     break
-                left -= len(event)
             await response.write(event)
         return response
 
