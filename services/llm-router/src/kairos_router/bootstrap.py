@@ -153,12 +153,7 @@ class Router:
         self.decisions = PostgresDecisions(self.database)
         self.refusals: Buffer[Decision] = Buffer("decisions", self.decisions.record, DECISIONS_WAITING)
         self.store = PostgresCompletions(self.database, claim_ttl=settings.claim_ttl_s)
-        self.quota_store = PostgresQuotas(self.database)
-        self.quota_counts = RedisQuotas(settings.redis_url.get_secret_value())
-        self.quotas = Quotas(self.quota_counts, self.quota_store, self.holder, refused=quota_refused)
-        self.cache_store = PostgresCachePolicies(self.database)
-        self.cache_policies = CachePolicies(self.cache_store)
-        self.kept_answers = RedisAnswers(settings.redis_url.get_secret_value())
+        self._limits(settings.redis_url.get_secret_value())
         self._use_cases()
         self.gate = Gate(self.authenticator, self.audit_denial)
         self.work = Background()
@@ -166,6 +161,15 @@ class Router:
         consumers.register(self.bus, self.store, self.wallet, self.authenticator)
         catalogue_events.follow(self.bus, self.catalogue, self.circuits, self.holder)
         consumers.follow(self.bus, self.quotas, self.cache_policies)
+
+    def _limits(self, redis_url: str) -> None:
+        """Quotas, and the answers that are kept."""
+        self.quota_store = PostgresQuotas(self.database)
+        self.quota_counts = RedisQuotas(redis_url)
+        self.quotas = Quotas(self.quota_counts, self.quota_store, self.holder, refused=quota_refused)
+        self.cache_store = PostgresCachePolicies(self.database)
+        self.cache_policies = CachePolicies(self.cache_store)
+        self.kept_answers = RedisAnswers(redis_url)
 
     def _use_cases(self) -> None:
         chooser = Chooser(self.catalogue, self.wallet, self.circuits)
