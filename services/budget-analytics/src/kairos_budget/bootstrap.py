@@ -8,17 +8,20 @@ from uuid import UUID
 
 from fastapi import FastAPI
 
+from kairos_budget.adapters.accounting import PostgresAccounting
 from kairos_budget.adapters.analytics import PostgresAnalytics
 from kairos_budget.adapters.meters import PrometheusMeters
 from kairos_budget.adapters.past import PostgresPast
 from kairos_budget.adapters.readings import PostgresReadings
 from kairos_budget.adapters.rollups import keep_rollups
 from kairos_budget.adapters.transaction import PostgresMoney
+from kairos_budget.application.adjust_ledger import CorrectSettled, ReverseAttempt
 from kairos_budget.application.check_ledger import CheckLedger
 from kairos_budget.application.close_lease import CloseLease
 from kairos_budget.application.define_budget import ChangeBudget, CloseBudget, CreateBudget
 from kairos_budget.application.forecast_budgets import ForecastBudgets
 from kairos_budget.application.grant_lease import GrantLease
+from kairos_budget.application.note_export import NoteExport
 from kairos_budget.application.ports import LeasePolicy
 from kairos_budget.application.reconcile_attempts import ReconcileAttempts
 from kairos_budget.application.record_usage import RecordUsage
@@ -27,6 +30,7 @@ from kairos_budget.application.renew_leases import RenewLeases
 from kairos_budget.application.simulate_budget import SimulateBudget
 from kairos_budget.application.suspend_silent_leases import SuspendSilentLeases
 from kairos_budget.entrypoints import (
+    accounting,
     analytics,
     budget_status,
     budgets,
@@ -88,6 +92,10 @@ def use_cases(database: Database, settings: Settings) -> UseCases:
         check_ledger=CheckLedger(money, meters, log),
         readings=PostgresReadings(database),
         analytics=analytics_port,
+        accounting=PostgresAccounting(database),
+        correct_settled=CorrectSettled(money),
+        reverse_attempt=ReverseAttempt(money),
+        note_export=NoteExport(money),
         simulate_budget=SimulateBudget(PostgresPast(database, analytics_port)),
         forecast_budgets=ForecastBudgets(money, log),
     )
@@ -174,6 +182,16 @@ def build_app(settings: Settings, *, authenticator: Authenticator | None = None)
     )
     app.state.parts = parts
     app.state.cases = parts.cases
-    for routes in (simulations, budgets, budget_status, leases, ledger, analytics, usage, internal_leases):
+    for routes in (
+        accounting,
+        simulations,
+        budgets,
+        budget_status,
+        leases,
+        ledger,
+        analytics,
+        usage,
+        internal_leases,
+    ):
         app.include_router(routes.router)
     return app

@@ -95,4 +95,5 @@ def _given(traffic: Traffic) -> tuple[str, dict[str, Any]]:
 async def _stream(session: AsyncSession, query: str, given: dict[str, Any]) -> AsyncIterator[PastAttempts]:
     result = await session.stream(text(query), given)
     async for row in result:
-        yield PastAttempts(row.started_at, row.cost, row.attempts, Priority(row.priority), row.model, row.bot_id)
+        priority = Priority(row.priority)
+        yield PastAttempts(row.started_at, row.cost, row.attempts, priority, row.model, row.bot_id)

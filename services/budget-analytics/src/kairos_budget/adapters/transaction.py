@@ -30,6 +30,15 @@ SELECT count(DISTINCT l.holder) FROM lease_allocations a JOIN leases l ON l.id =
 WHERE a.period_id = ANY(CAST(:ids AS uuid[])) AND a.leased_nano > 0 AND l.state = 'open'
     AND l.holder <> :besides
 """)
+_CHARGED_PERIODS = text("""
+SELECT DISTINCT period_id FROM transfers WHERE target = 'settled'
+    AND (attempt_id = :id OR posting_id = (SELECT posting_id FROM attempts WHERE id = :id))
+""")
+_REVERSED = text("SELECT EXISTS (SELECT FROM adjustments WHERE attempt_id = :id)")
+_INSERT_ADJUSTMENT = text("""
+INSERT INTO adjustments (id, organisation_id, kind, attempt_id, period_ids, amount_nano, reason, actor)
+VALUES (:id, :organisation_id, :kind, :attempt_id, CAST(:period_ids AS uuid[]), :amount, :reason, :actor)
+""")
 _INSERT_BUDGET = text("""
 INSERT INTO budgets (id, organisation_id, name, scope, scope_id, limit_nano, period, time_zone, thresholds,
     active, version, created_at, model, window_hours, reserve_normal, reserve_interactive)
@@ -158,6 +167,38 @@ class PostgresTransaction:
     ) -> None:
         await forecasts.keep_forecast(
             self._session, period, over=over, exceeds_at=exceeds_at, crossing=crossing
+        )
+
+    async def periods_charged_by(self, attempt_id: UUID) -> set[UUID]:
+        return set((await self._session.execute(_CHARGED_PERIODS, {"id": attempt_id})).scalars())
+
+    async def is_reversed(self, attempt_id: UUID) -> bool:
+        return bool((await self._session.execute(_REVERSED, {"id": attempt_id})).scalar_one())
+
+    async def insert_adjustment(
+        self,
+        *,
+        adjustment_id: UUID,
+        organisation_id: UUID,
+        kind: str,
+        attempt_id: UUID | None,
+        period_ids: Collection[UUID],
+        amount: int,
+        reason: str,
+        actor: str,
+    ) -> None:
+        await self._session.execute(
+            _INSERT_ADJUSTMENT,
+            {
+                "id": adjustment_id,
+                "organisation_id": organisation_id,
+                "kind": kind,
+                "attempt_id": attempt_id,
+                "period_ids": list(period_ids),
+                "amount": amount,
+                "reason": reason,
+                "actor": actor,
+            },
         )
 
     async def insert_budget(self, budget: Budget) -> None:

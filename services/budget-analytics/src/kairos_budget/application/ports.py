@@ -162,6 +162,24 @@ class Transaction(Protocol):
     ) -> None:
         """Remember that a period began or ceased to head over its limit."""
 
+    async def periods_charged_by(self, attempt_id: UUID) -> set[UUID]:
+        """The periods that bore the attempt's cost, alone or in a posting."""
+
+    async def is_reversed(self, attempt_id: UUID) -> bool: ...
+
+    async def insert_adjustment(
+        self,
+        *,
+        adjustment_id: UUID,
+        organisation_id: UUID,
+        kind: str,
+        attempt_id: UUID | None,
+        period_ids: Collection[UUID],
+        amount: int,
+        reason: str,
+        actor: str,
+    ) -> None: ...
+
     async def insert_budget(self, budget: Budget) -> None: ...
 
     async def update_budget(self, budget: Budget) -> None: ...

@@ -69,6 +69,7 @@ class Charge:
     lease_id: UUID | None
     attempt_id: UUID | None = None
     posting_id: UUID | None = None
+    adjustment_id: UUID | None = None
 
 
 class SpendKey(NamedTuple):

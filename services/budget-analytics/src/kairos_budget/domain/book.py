@@ -410,6 +410,16 @@ class Book:
         movements = self.periods[period_id].balances.change_limit(limit)
         self._move(period_id, Kind.ADJUST, movements, cause)
 
+    def adjust(self, period_id: UUID, amount: int, kind: Kind, charge: Charge) -> None:
+        """Add a signed amount to what is settled; below zero money comes back. Raises ImpossibleBalances."""
+        balances = self.periods[period_id].balances
+        movements = (
+            balances.cover(amount, Account.SETTLED)
+            if amount > 0
+            else balances.give_back(-amount, Account.SETTLED)
+        )
+        self._move(period_id, kind, movements, f"{kind}:{charge.cause}", charge=charge)
+
     def announce(self) -> list[tuple[Period, int]]:
         """Thresholds the changed periods have newly reached; each is returned once."""
         reached = []
@@ -452,6 +462,7 @@ class Book:
                 lease_id=charge.lease_id if charge else lease_id,
                 attempt_id=charge.attempt_id if charge else None,
                 posting_id=charge.posting_id if charge else None,
+                adjustment_id=charge.adjustment_id if charge else None,
             )
             for movement in movements
         ]

@@ -33,6 +33,8 @@ class Kind(StrEnum):
     RECONCILE = "reconcile"
     ADJUST = "adjust"
     EXPIRE = "expire"
+    CORRECTION = "correction"
+    REVERSAL = "reversal"
 
 
 SOURCES = frozenset({Account.LIMIT, Account.EXCESS})

@@ -124,7 +124,7 @@ async def _outlook(
 async def _consumers(
     cases: UseCases, organisation_id: UUID, reading: BudgetReading, now: datetime
 ) -> dict[Dimension, list[ConsumerOut]]:
-    filters = _filters(reading.budget)
+    filters = filters_of(reading.budget)
     if filters is None or reading.bounds.starts_at >= now:
         return {}
     since = max(reading.bounds.starts_at, reading.budget.created_at)
@@ -145,7 +145,7 @@ async def _consumers(
     return found
 
 
-def _filters(budget: Budget) -> Filters | None:
+def filters_of(budget: Budget) -> Filters | None:
     """What of the rollups counts against the budget; None when they do not tell."""
     if budget.scope is Scope.ORGANISATION:
         return Filters()

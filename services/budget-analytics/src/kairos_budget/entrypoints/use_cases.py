@@ -5,12 +5,15 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from kairos_budget.application.accounting import Accounting
+from kairos_budget.application.adjust_ledger import CorrectSettled, ReverseAttempt
 from kairos_budget.application.analytics import Analytics
 from kairos_budget.application.check_ledger import CheckLedger
 from kairos_budget.application.close_lease import CloseLease
 from kairos_budget.application.define_budget import ChangeBudget, CloseBudget, CreateBudget
 from kairos_budget.application.forecast_budgets import ForecastBudgets
 from kairos_budget.application.grant_lease import GrantLease
+from kairos_budget.application.note_export import NoteExport
 from kairos_budget.application.readings import Readings
 from kairos_budget.application.reconcile_attempts import ReconcileAttempts
 from kairos_budget.application.record_usage import RecordUsage
@@ -35,6 +38,10 @@ class UseCases:
     check_ledger: CheckLedger
     readings: Readings
     analytics: Analytics
+    accounting: Accounting
+    correct_settled: CorrectSettled
+    reverse_attempt: ReverseAttempt
+    note_export: NoteExport
     forecast_budgets: ForecastBudgets
     simulate_budget: SimulateBudget
 
