@@ -88,6 +88,15 @@ def test_a_bucket_is_a_48th_of_the_window() -> None:
     assert Window(30 * 24, START).granularity == timedelta(hours=15)
 
 
+@pytest.mark.parametrize("hours", [1, 24, 168, 720])
+def test_a_bucket_leaves_when_its_last_instant_has_left_the_window(hours: int) -> None:
+    window = Window(hours, START).add(5)
+    start = window.current()
+    end = start + window.granularity + timedelta(hours=hours)
+    assert replace(window, now=end - timedelta(microseconds=1)).due() == []
+    assert replace(window, now=end).due() == [start]
+
+
 def test_money_taken_back_shrinks_the_oldest_buckets_first() -> None:
     older = START - timedelta(hours=3)
     window = Window(24, START, {older: 5, START: 10}).take(7)
