@@ -53,11 +53,12 @@ from kairos_router.domain.decision import Decision
 from kairos_router.domain.quota import Quota
 from kairos_router.entrypoints import catalogue_events, consumers, management
 from kairos_router.entrypoints.cache import add_cache
-from kairos_router.entrypoints.cached_answers import CachedAnswers, usage_fields_of_hit
+from kairos_router.entrypoints.cached_answers import CachedAnswers
 from kairos_router.entrypoints.chat import CHAT, Chat
 from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
 from kairos_router.entrypoints.embeddings import EMBEDDINGS, Embeddings
+from kairos_router.entrypoints.kept_flows import usage_fields_of_hit
 from kairos_router.entrypoints.management_decisions import add_decisions
 from kairos_router.entrypoints.management_deployments import Catalogues, add_deployments
 from kairos_router.entrypoints.management_prices import add_prices

@@ -8,10 +8,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeGuard
-from uuid import UUID, uuid4
+from typing import Protocol, TypeGuard
+from uuid import UUID
 
 import orjson
 
@@ -21,10 +20,11 @@ from kairos_router.application.embed_text import EmbedderAbsent
 from kairos_router.application.explain_failure import Explanation
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.cache_key import Plan, plan
-from kairos_router.domain.replay import Assembly, events_of
+from kairos_router.domain.replay import events_of
 from kairos_router.entrypoints.chat import Answers
 from kairos_router.entrypoints.completions import Flow, Served
 from kairos_router.entrypoints.credentials import Rejected
+from kairos_router.entrypoints.kept_flows import MISS, Found, Recorded, Replay
 from kairos_router.entrypoints.openai_errors import Header
 from kairos_telemetry import get_logger, metrics
 
@@ -35,7 +35,6 @@ FLIGHT_S = 15.0
 LOCK_S = 15.0
 POLL_S = 0.05
 NO_STORE, NO_CACHE, ONLY_IF_CACHED = b"no-store", b"no-cache", b"only-if-cached"
-_MISS: Header = (b"x-kairos-cache", b"miss")
 NOT_CACHED = Explanation(
     504,
     "not_cached",
@@ -59,91 +58,6 @@ class Describes(Protocol):
 
 
 Land = Callable[[Kept | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A kept answer for this request. `kind` is exact or semantic, `seconds` what looking took."""
-
-    kept: Kept
-    kind: str
-    seconds: float
-
-    @property
-    def headers(self) -> list[Header]:
-        return [
-            (b"x-kairos-deployment", self.kept.deployment.encode()),
-            (b"x-kairos-cost-nano-usd", b"0"),
-            (b"x-kairos-cache", b"hit" if self.kind == "exact" else b"semantic"),
-        ]
-
-
-class _Replay:
-    """A kept answer as a Flow."""
-
-    time_to_first_token = 0.0
-    cost_so_far = 0
-    tokens = 0
-
-    def __init__(self, headers: list[Header], events: list[bytes]) -> None:
-        self.headers = headers
-        self._events = iter(events)
-
-    async def next(self) -> bytes:
-        return next(self._events, b"")
-
-    def abandon(self) -> None:
-        """There is nobody to let go of."""
-
-
-class _Recorded:
-    """A provider's flow that is kept when it has come to its end."""
-
-    def __init__(self, flow: Flow, ended: Callable[[bytes | None], None]) -> None:
-        self.headers = [*flow.headers, _MISS]
-        self.time_to_first_token = flow.time_to_first_token
-        self._flow = flow
-        self._assembly = Assembly()
-        self._ended: Callable[[bytes | None], None] | None = ended
-
-    @property
-    def cost_so_far(self) -> int | None:
-        return self._flow.cost_so_far
-
-    @property
-    def tokens(self) -> int | None:
-        return self._flow.tokens
-
-    async def next(self) -> bytes:
-        try:
-            piece = await self._flow.next()
-        except BaseException:
-            self._end(None)
-            raise
-        if piece:
-            self._feed(piece)
-        else:
-            document = self._assembly.document()
-            self._end(None if document is None else orjson.dumps(document))
-        return piece
-
-    def abandon(self) -> None:
-        self._flow.abandon()
-        self._end(None)
-
-    def _feed(self, piece: bytes) -> None:
-        for line in piece.splitlines():
-            if not line.startswith(b"data:") or line.endswith(b"[DONE]"):
-                continue
-            try:
-                self._assembly.feed(orjson.loads(line[5:]))
-            except orjson.JSONDecodeError:
-                self._assembly.lossy = True
-
-    def _end(self, body: bytes | None) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(body)
 
 
 class CachedAnswers:
@@ -214,21 +128,21 @@ class CachedAnswers:
             found(None)
             raise
         found(self._kept(caller, served.headers, served.body))
-        return Served(served.body, [*served.headers, _MISS], served.tokens, served.provider_seconds)
+        return Served(served.body, [*served.headers, MISS], served.tokens, served.provider_seconds)
 
     async def _open(self, ask: Ask, caller: Caller, completion_id: UUID, planned: Plan) -> Flow:
         found = await self._resolve(planned)
         if isinstance(found, Found):
             self._hit(ask, caller, completion_id, found)
             events = events_of(orjson.loads(found.kept.body), include_usage=ask.include_usage)
-            return _Replay(found.headers, events)
+            return Replay(found.headers, events)
         land = found
         try:
             flow = await self._answers.open(ask, caller, completion_id)
         except BaseException:
             land(None)
             raise
-        return _Recorded(
+        return Recorded(
             flow, lambda body: land(None if body is None else self._kept(caller, flow.headers, body, flow))
         )
 
@@ -378,35 +292,3 @@ def _fresh(kept: Kept | None, planned: Plan) -> TypeGuard[Kept]:
 def _usage(body: bytes) -> tuple[int, int]:
     usage = orjson.loads(body).get("usage") or {}
     return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-
-
-def usage_fields_of_hit(
-    ask: Ask, caller: Caller, completion_id: UUID, kept: Kept, kind: str, seconds: float
-) -> dict[str, Any]:
-    """The fields of UsageRecordedV1 for an answer from the cache: it has tokens and costs nothing."""
-    scope = caller.scope
-    return {
-        "attempt_id": uuid4(),
-        "completion_id": completion_id,
-        "lease_id": None,
-        "project_id": scope.project_id,
-        "bot_id": scope.bot_id,
-        "team_id": scope.team_id,
-        "contact_id": scope.contact_id,
-        "api_key_id": caller.api_key_id,
-        "model": kept.model,
-        "deployment": kept.deployment,
-        "provider": kept.provider,
-        "input_tokens": kept.input_tokens,
-        "output_tokens": kept.output_tokens,
-        "hold_nano_usd": 0,
-        "cost_nano_usd": 0,
-        "outcome": "settled",
-        "price_version": kept.price_version,
-        "status": 200,
-        "streaming": ask.stream,
-        "latency_ms": int(seconds * 1000),
-        "route": ask.model,
-        "operation": ask.operation,
-        "cache": kind,
-    }
