@@ -156,6 +156,7 @@ class Suite:
                 return {
                     "BUDGET_URL": self.url("budget-analytics"),
                     "CONFIG_FILE": str(self.config_file or self.root / "kairos.toml"),
+                    "DATA_KEY": self.secrets["KAIROS_DATA_KEY"],
                 }
             case "observability":
                 return {"TARGETS": json.dumps({each.name: self.url(each.name) for each in SERVICES})}
