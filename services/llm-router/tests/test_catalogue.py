@@ -98,4 +98,7 @@ def test_a_stream_grows_only_where_the_lead_is_named() -> None:
     simulator["stream_lead_tokens"], simulator["stream_chunk_tokens"] = 120, 1_000
     found = read_catalogue(document, {}).deployments["simulator"]
     assert (found.stream_lead_tokens, found.stream_chunk_tokens) == (120, 1_000)
-    assert all(each.stream_lead_tokens is None for each in load_catalogue(ROOT / "kairos.toml", {}).deployments.values())
+    assert all(
+        each.stream_lead_tokens is None
+        for each in load_catalogue(ROOT / "kairos.toml", {}).deployments.values()
+    )

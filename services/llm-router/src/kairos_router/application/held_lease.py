@@ -1,13 +1,19 @@
 """What one process holds of an organisation's money."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from uuid import UUID
 
-from kairos_router.application.ports import Refusal
+from kairos_router.application.ports import OldHold, Refusal
 from kairos_router.domain.attempt import Hold
 from kairos_router.domain.lease import Balance, Scope
 from kairos_router.domain.scope_index import LOWER, Key, ScopeIndex
+
+# Holds open for longer are reported with each heartbeat, the oldest of each lease.
+OLD_HOLD_S = 30.0
+OLD_HOLDS = 20
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +47,12 @@ class HeldLease:
         back = before - self.balance.granted
         self.returned += back
         return back
+
+    def old_holds(self, now: float) -> Iterator[OldHold]:
+        """The oldest first: holds are kept in the order they were taken in."""
+        old = takewhile(lambda hold: now - hold.taken_at >= OLD_HOLD_S, self.holds.values())
+        for hold in islice(old, OLD_HOLDS):
+            yield OldHold(hold.attempt_id, hold.amount, now - hold.taken_at, hold.model)
 
 
 @dataclass(eq=False, slots=True)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from uuid import UUID, uuid4
 
 from kairos_contracts.scopes import model_scope_id
@@ -15,7 +14,6 @@ from kairos_router.application.ports import (
     BudgetUnavailable,
     Grant,
     LeaseOver,
-    OldHold,
     Renewal,
     RenewalRequest,
 )
@@ -33,9 +31,6 @@ DRY_S = 1.0
 GATHER_S = 0.02
 # A grant without an answer is closed after this when nobody asks for it again: it may have been made.
 LOST_AFTER_S = 5.0
-# Holds open for longer are reported with each heartbeat, the oldest of each lease.
-OLD_HOLD_S = 30.0
-OLD_HOLDS = 20
 
 
 @dataclass(frozen=True)
@@ -355,7 +350,7 @@ class Wallet:
                 lease.balance.held,
                 max(0 if asked_at < lease.dry_until else self._wanted(lease), want),
                 lease.returned,
-                tuple(_old_holds(lease, asked_at)),
+                tuple(lease.old_holds(asked_at)),
             )
             for lease in leases
         ]
@@ -400,10 +395,3 @@ class Wallet:
         purse = self._purses.get(lease.scope.organisation_id)
         if purse is not None:
             purse.drop(lease)
-
-
-def _old_holds(lease: HeldLease, now: float) -> Iterator[OldHold]:
-    """The oldest first: holds are kept in the order they were taken in."""
-    old = takewhile(lambda hold: now - hold.taken_at >= OLD_HOLD_S, lease.holds.values())
-    for _, hold in zip(range(OLD_HOLDS), old, strict=False):
-        yield OldHold(hold.attempt_id, hold.amount, now - hold.taken_at, hold.model)
