@@ -48,11 +48,17 @@ async def write(
 def parameters(given: Sequence[Column], rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     values = zip(*rows, strict=True)
     return {
-        column.name: _literal(value) if column.kind in _PLAIN else list(value)
+        column.name: _literal(value, column.kind) if column.kind in _PLAIN else list(value)
         for column, value in zip(given, values, strict=True)
     }
 
 
-def _literal(values: Iterable[Any]) -> str:
-    quoted = ["NULL" if value is None else f'"{value}"' for value in values]
-    return "{" + ",".join(quoted) + "}"
+def _literal(values: Iterable[Any], kind: str) -> str:
+    if kind == "uuid":
+        # 32 digits are a uuid to PostgreSQL too, and made in half the time of the usual form.
+        shown = ["NULL" if value is None else f"{value.int:032x}" for value in values]
+    elif kind == "timestamptz":
+        shown = ["NULL" if value is None else f'"{value}"' for value in values]
+    else:
+        shown = ["NULL" if value is None else str(value) for value in values]
+    return "{" + ",".join(shown) + "}"
