@@ -43,7 +43,6 @@ class Wire:
     __slots__ = (
         "_armed",
         "_protocol",
-        "_task",
         "_unsent",
         "_waiter",
         "body",
@@ -61,6 +60,7 @@ class Wire:
         "path",
         "response_complete",
         "started",
+        "task",
     )
 
     def __init__(self, protocol: "HotProtocol", method: str, path: str, *, modern: bool) -> None:
@@ -81,7 +81,7 @@ class Wire:
         self.on_response: Callable[[], None] = protocol.on_response_complete
         self._protocol = protocol
         self._armed = False
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._unsent = b""
 
@@ -112,8 +112,7 @@ class Wire:
         return bytes(self.body)
 
     def watch(self) -> None:
-        """From here on the caller's going away cancels the current task, until the answer is complete."""
-        self._task = asyncio.current_task()
+        """From here on the caller's going away cancels the request's task, until the answer is complete."""
         self._armed = True
         if self.disconnected:
             self.set()
@@ -126,10 +125,10 @@ class Wire:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if self.disconnected and self._armed and self._task is not None:
+        if self.disconnected and self._armed and self.task is not None:
             self._armed = False
             self.client_gone = True
-            self._task.cancel()
+            self.task.cancel()
 
     # --- answering ---
 
@@ -187,7 +186,7 @@ class Wire:
             _log.exception("v1_connection_broken", path=self.path)
         finally:
             self.on_response = _nothing
-            self._task = None
+            self.task = None
             if not self.response_complete and not self.disconnected:
                 self._protocol.transport.close()
 
@@ -270,8 +269,16 @@ class HotProtocol(HttpToolsProtocol):
         return host or peer
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        wire: object = cycle
+        self._running = wire
+        if not isinstance(wire, Wire):
+            super()._start_asgi_task(cycle, app)
+            return
+        # As uvicorn does, but the request keeps its task: asking for the current one costs more than it.
+        task = self.loop.create_task(wire.run_asgi(app))
+        wire.task = task
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _by_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
