@@ -34,6 +34,7 @@ from kairos_budget.entrypoints import (
     analytics,
     budget_status,
     budgets,
+    corrections,
     internal_leases,
     leases,
     ledger,
@@ -184,6 +185,7 @@ def build_app(settings: Settings, *, authenticator: Authenticator | None = None)
     app.state.cases = parts.cases
     for routes in (
         accounting,
+        corrections,
         simulations,
         budgets,
         budget_status,
