@@ -69,9 +69,11 @@ def portkey(upstreams: Mapping[int, str], state: Path) -> Peer:
     """Portkey's gateway on Node.js, headless. It keeps no keys or budgets: those are its paid service's."""
     home = PLACE / "portkey"
     home.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(HERE / "portkey" / name, home / name)
-    if not (home / "node_modules").exists():
+    lock = (HERE / "portkey/package-lock.json").read_bytes()
+    installed = home / "package-lock.json"
+    if not (home / "node_modules").exists() or installed.read_bytes() != lock:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / "portkey" / name, home / name)
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=home, check=True)
     gateway = home / "node_modules/@portkey-ai/gateway"
     port = free_port()
