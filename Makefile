@@ -53,7 +53,7 @@ demo: up ## a message through Telegram, one through web chat: reply, cost, trace
 	@$(BIN)/python tests/e2e/demo.py
 
 # --- tests ---
-.PHONY: test test-command test-unit chaos bench bench-router platform
+.PHONY: test test-command test-unit chaos bench bench-router bench-cap platform
 # What `make test` and CI run. tests/platform and tests/bench have targets of their own.
 TESTS := $(BIN)/pytest -m "not chaos" --ignore=tests/platform --ignore=tests/bench --cov --cov-report=term:skip-covered
 
@@ -74,6 +74,9 @@ bench: servers ## baseline figures, written to docs/benchmarks.md
 
 bench-router: servers ## the router beside its peers, on one upstream; written to docs/benchmarks.md
 	@$(BIN)/python tests/bench/router.py $(ARGS)
+
+bench-cap: servers ## what budgets let through, ours and LiteLLM Proxy's; written to docs/benchmarks.md
+	@$(BIN)/python -m tests.bench.cap $(ARGS)
 
 platform: servers ## build the images and run them on a Docker engine
 	@$(BIN)/pytest tests/platform $(ARGS)

@@ -98,6 +98,7 @@ class Report:
     """What was asked, billed and booked. Amounts in nano-USD."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
+    last_outcomes: dict[str, int] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=dict)
     flushes: int = 0
     faults: int = 0
@@ -308,7 +309,9 @@ class Squeeze:
                 continue
             owner, tag = record.text.partition("-")[0], record.text.partition(" ")[0]
             line = {"attempt_id": attempt, "cost_nano_usd": price_of(record)}
-            lease = leases.get((gateways.get(tag, -1), self.projects[owner]))
+            gateway = gateways.get(tag, -1)
+            # Without a budget of its own a project spends from the organisation's leases.
+            lease = leases.get((gateway, self.projects[owner])) or leases.get((gateway, "None"))
             lines.append(line | ({"lease_id": lease} if attempt not in posted and lease else {}))
         unknown = [a for a, row in posted.items() if row["outcome"] == "unknown" and a not in self._billed()]
         lines += [{"attempt_id": attempt, "cost_nano_usd": 0} for attempt in unknown]
@@ -341,6 +344,7 @@ class Squeeze:
             if not _usable(left):
                 break
         crowd.leave()
+        self.report.last_outcomes = crowd.tally.outcomes()
         self._over.set()
         watcher.join()
 

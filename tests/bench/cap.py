@@ -1,14 +1,15 @@
-"""The same crowd against LiteLLM Proxy, for comparison: what its budget lets through.
+"""What a budget lets through: one crowd of clients against ours and against LiteLLM Proxy. `make bench-cap`.
 
-Its budgets per key and team need a database client that its package does not carry, so the limit is its
-provider budget (`provider_budget_config`), counted in a Redis that all proxies share. Nothing is killed
-and no fault is scripted here, which is kinder than our own squeeze. Run by `make bench-cap`.
+LiteLLM's budgets per key and team need a database client that its package does not carry, so its limit is
+its provider budget (`provider_budget_config`), counted in a Redis that all proxies share. Nothing of it is
+killed and no fault is scripted, which is kinder than what our own routers go through in the same run.
 """
 
 import argparse
 import json
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +19,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
+from tests.bench import page
 from tests.chaos.crowd import Account, Crowd
-from tests.chaos.hard_cap import INPUT_PRICE, MAX_TOKENS, OUTPUT_PRICE, USD, price_of
+from tests.chaos.hard_cap import (
+    INPUT_PRICE,
+    MAX_TOKENS,
+    OUTPUT_PRICE,
+    USD,
+    Plan,
+    Report,
+    price_of,
+    run_squeeze,
+)
+from tests.compat.environments import interpreter
 
 from kairos_testkit.fake_provider import FakeProvider
 from kairos_testkit.guardian import Guardian
@@ -124,14 +136,64 @@ def _count(report: PeerReport, crowd: Crowd, provider: FakeProvider) -> None:
     report.overshoot_percent = round(100 * report.overshoot_nano_usd / report.limit_nano_usd, 1)
 
 
+def _usd(nano: int) -> str:
+    return f"{nano / USD:.4f}"
+
+
+def _ours(report: Report, plan: Plan) -> str:
+    limit, billed = report.limit_nano_usd["all"], report.billed_nano_usd["all"]
+    over = max(0, billed - limit)
+    kills = sum(report.kills.values())
+    torment = f"{kills} x SIGKILL, {report.flushes} x FLUSHALL, {report.faults} faults"
+    what = f"Kairos, {plan.routers} routers, {torment}"
+    return _row(what, sum(report.outcomes.values()), limit, billed, over, report.outcomes.get("refused", 0))
+
+
+def _row(what: str, asked: int, limit: int, billed: int, over: int, refused: int) -> str:
+    above = f"{_usd(over)} ({100 * over / limit:.1f} %)"
+    return f"| {what} | {asked:,} | {_usd(limit)} | {_usd(billed)} | {above} | {refused:,} |"
+
+
+def _proof(ours: Report) -> str:
+    return (
+        f"Ours: {ours.samples:,} samples of every budget, {len(ours.breaches)} breaches; "
+        f"{_usd(ours.unused_nano_usd['all'])} USD left at exhaustion; {ours.reconciled_attempts} attempts "
+        "reconciled with the provider's record."
+    )
+
+
+def _text(plan: Plan, ours: Report, peer: PeerReport, version: str) -> str:
+    theirs = f"LiteLLM Proxy {version}, {peer.proxies} proxies, nothing killed"
+    asked, refused = sum(peer.outcomes.values()), peer.outcomes.get("refused", 0)
+    rows = [
+        f"Seed {plan.seed}, {plan.clients} clients at once, half of the requests are streams; USD.",
+        "",
+        "| gateway | requests | limit | billed by the provider | above the limit | refused |",
+        "|---|--:|--:|--:|--:|--:|",
+        _ours(ours, plan),
+        _row(theirs, asked, peer.limit_nano_usd, peer.billed_nano_usd, peer.overshoot_nano_usd, refused),
+        "",
+        _proof(ours),
+    ]
+    return "\n".join(rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What LiteLLM Proxy's budget lets through.")
-    parser.add_argument("--python", type=Path, required=True, help="of an environment with litellm[proxy]")
+    parser = argparse.ArgumentParser(description="What budgets let through.")
     parser.add_argument("--seconds", type=float, default=45.0)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=20261122)
     options = parser.parse_args(arguments)
-    report = squeeze_litellm(options.python, seconds=options.seconds, clients=options.clients)
-    sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    python = interpreter("litellm", "bench")
+    code = "import importlib.metadata as m; print(m.version('litellm'))"
+    version = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    peer = squeeze_litellm(python, seconds=options.seconds, clients=options.clients)
+    sys.stdout.write(json.dumps(asdict(peer), indent=2) + "\n")
+    plan = Plan(seed=options.seed, clients=options.clients, seconds=options.seconds)
+    ours = run_squeeze(plan)
+    text = _text(plan, ours, peer, version)
+    page.write("bench-cap", text)
+    sys.stdout.write(text + "\n" + "\n".join(ours.breaches) + "\n")
 
 
 if __name__ == "__main__":
