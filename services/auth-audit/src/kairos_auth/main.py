@@ -2,31 +2,12 @@
 
 from kairos_auth.bootstrap import SERVICE, VERSION, build
 from kairos_auth.settings import Settings
-from kairos_faults import arm_all
-from kairos_telemetry import configure
-from kairos_web import serve
+from kairos_web import run
 
 
 def main() -> None:
     settings = Settings()
-    telemetry = configure(
-        SERVICE,
-        version=VERSION,
-        otlp_endpoint=settings.otlp_endpoint,
-        log_level=settings.log_level,
-        environment=settings.environment,
-    )
-    arm_all(settings.faults)
-    try:
-        serve(
-            build(settings).app,
-            host=settings.host,
-            port=settings.port,
-            grace=settings.shutdown_grace_s,
-            forwarded_allow_ips=settings.forwarded_allow_ips,
-        )
-    finally:
-        telemetry.shutdown()
+    run(SERVICE, VERSION, settings, lambda: build(settings).app)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from kairos_web.same_origin import (
     refuse_forgery,
     session_cookie_name,
 )
-from kairos_web.server import serve
+from kairos_web.server import run, serve
 from kairos_web.service_tokens import (
     AuthUnavailable,
     RemoteKeys,
@@ -81,6 +81,7 @@ __all__ = [
     "refuse_forgery",
     "refuse_undeclared_routes",
     "requires",
+    "run",
     "serve",
     "session_cookie_name",
     "unavailable",

@@ -35,15 +35,9 @@ def run(
         environment=settings.environment,
     )
     kairos_faults.arm_all(settings.faults)
-    app = build()
-    # What is there now stays for good. Looked through again and again, it would stop requests for
-    # tens of milliseconds at a time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
         serve(
-            app,
+            build(),
             host=settings.host,
             port=settings.port,
             grace=settings.shutdown_grace_s,
