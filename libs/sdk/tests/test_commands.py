@@ -45,7 +45,7 @@ class Door:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - names the base class asks for
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 - names the base class asks for
 
             def log_message(self, *arguments: object) -> None:
                 """Stay silent."""

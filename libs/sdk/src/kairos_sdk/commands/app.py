@@ -2,7 +2,7 @@
 
 import typer
 
-from kairos_sdk.commands import audit, bots, installation, limits, money, operations
+from kairos_sdk.commands import audit, bots, installation, limits, money, operations, routing
 
 app = typer.Typer(
     name="kairos",
@@ -22,11 +22,16 @@ app.command("demo")(installation.demo)
 app.command("open")(installation.open_console)
 app.command("chat")(bots.chat)
 app.command("models")(money.models)
+app.command("why")(routing.why)
+app.command("holds")(routing.holds)
 app.command("spend")(money.spend)
 app.add_typer(bots.app, name="bots")
 app.add_typer(money.app, name="budgets")
 app.add_typer(limits.quotas, name="quotas")
 app.add_typer(limits.cache, name="cache")
+app.add_typer(routing.routes, name="routes")
+app.add_typer(routing.deployments, name="deployments")
+app.add_typer(routing.prices, name="prices")
 app.add_typer(operations.events, name="events")
 app.add_typer(operations.dlq, name="dlq")
 app.add_typer(audit.app, name="audit")
