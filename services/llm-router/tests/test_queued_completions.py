@@ -70,6 +70,19 @@ async def test_a_command_is_answered_charged_and_traced(service_of: Any, kit: Si
         assert (state, outcome, document) == ("done", "completed", None)
 
 
+async def test_a_command_is_held_for_its_contact_and_project_with_its_priority(
+    service_of: Any, kit: SimpleNamespace
+) -> None:
+    async with service_of(limit=10**9) as service:
+        request = command(contact_id=uuid4(), project_id=uuid4(), priority="interactive")
+        await send(service, kit, request)
+        (usage,) = await service.events.expect(USAGE)
+        ((scope, priority), *_) = service.budgets.asked
+        assert (scope.contact_id, scope.project_id) == (request.contact_id, request.project_id)
+        assert (scope.bot_id, priority) == (request.bot_id, "interactive")
+        assert (usage["contact_id"], usage["priority"]) == (str(request.contact_id), "interactive")
+
+
 async def test_a_command_delivered_twice_is_answered_once(service_of: Any, kit: SimpleNamespace) -> None:
     async with service_of(limit=10**9) as service:
         request, message_id = command(), uuid4()

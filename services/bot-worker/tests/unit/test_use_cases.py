@@ -35,6 +35,7 @@ from kairos_contracts.conversation.v1 import (
     ReplySentV1,
     TurnAnsweredV1,
 )
+from kairos_contracts.llm.v1 import CompletionRequestV1
 
 NO_WINDOW = QuietWindow(timedelta(0), timedelta(0))
 LEASE = timedelta(seconds=10)
@@ -242,6 +243,24 @@ async def test_a_long_answer_goes_out_part_by_part_in_order(kit: Any) -> None:
         sent.append(claimed.reply.text[0])
         await _record(works, wakes, claimed, Accepted(str(number)))
     assert sent == ["x", "y"]
+
+
+async def test_a_turn_is_asked_for_in_the_name_of_its_project_and_contact_and_before_work_that_can_wait(
+    kit: Any,
+) -> None:
+    works, wakes = kit.Works(), kit.Wakes()
+    bot = kit.bot(project_id=uuid4())
+    works.tables.bots[bot.id] = bot
+    await _arrive(kit, works, bot, wakes)
+    async with works.system() as work:
+        held = await work.turns.hold_due()
+        await open_turn(work, held, rules=OpeningRules(timedelta(seconds=60)), wakes=wakes)
+
+    [request] = [event for event in works.tables.events if isinstance(event, CompletionRequestV1)]
+    [conversation] = works.tables.conversations.values()
+    assert (request.bot_id, request.project_id) == (bot.id, bot.project_id)
+    assert request.contact_id == conversation.contact_id
+    assert request.priority == "interactive"
 
 
 async def _change(works: Any, wakes: Any, bot_id: Any, change: BotChange) -> Any:

@@ -92,6 +92,9 @@ async def _ask_model(
             messages=tuple(ChatMessage(role=line.role, content=line.content) for line in lines),
             max_tokens=bot.max_tokens,
             deadline=turn.deadline_at or held.now + rules.patience,
+            contact_id=held.conversation.contact_id,
+            # Somebody waits for the answer: work that can wait must not take the last of a budget before it.
+            priority="interactive",
         ),
         organisation_id=turn.organisation_id,
     )
