@@ -20,6 +20,7 @@ class Door:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Any] = {}
         self.asked: list[tuple[str, str, Any, str | None]] = []
+        self.forbidden: set[str] = set()
         door = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -29,7 +30,8 @@ class Door:
                 door.asked.append((self.command, self.path, body, self.headers.get("if-match")))
                 reply = door.answers.get((self.command, self.path.partition("?")[0]))
                 content = json.dumps(reply or {"title": "Not found", "code": "not_found"}).encode()
-                self.send_response(200 if reply is not None else 404)
+                refused = 403 if self.path in door.forbidden else 404
+                self.send_response(200 if reply is not None else refused)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -146,8 +148,34 @@ def test_lists_of_routes_deployments_and_holds_are_tables(door: Door, run: Any) 
         "holder": "router-1",
         "leases": [{"lease_id": "l-1", "holds": [hold]}],
     }
+    old = {
+        "attempt_id": "at-2",
+        "amount": {"nano_usd": 91, "usd": "0.000000091"},
+        "age_s": 44.5,
+        "model": "m",
+        "holder": "router-2",
+        "lease_state": "open",
+    }
+    door.answers["GET", "/api/budget-analytics/leases/holds"] = {"items": [old], "next_cursor": None}
     assert "a, b" in run("routes", "list").output
     assert "open" in run("deployments", "list").output
     held = run("holds").output
     assert "router-1" in held
     assert "at-1" in held
+    [other] = [line for line in held.splitlines() if "at-2" in line]
+    assert ("router-2" in other, "91" in other, "44.5" in other) == (True, True, True)
+    assert json.loads(run("holds", "--json").output)["open_for_long"] == [old]
+
+
+def test_who_may_not_read_the_ledger_still_sees_what_the_answering_router_holds(door: Door, run: Any) -> None:
+    hold = {"attempt_id": "at-1", "amount_nano_usd": 7, "age_ms": 3}
+    door.answers["GET", f"{ROUTER}/holds"] = {
+        "holder": "router-1",
+        "leases": [{"lease_id": "l-1", "holds": [hold]}],
+    }
+    door.forbidden.add("/api/budget-analytics/leases/holds")
+    result = run("holds")
+    assert result.exit_code == 0, result.output
+    assert "at-1" in result.output
+    assert "ledger" in result.output
+    assert json.loads(run("holds", "--json").output)["open_for_long"] is None

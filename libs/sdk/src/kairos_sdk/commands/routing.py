@@ -271,18 +271,35 @@ def why(
 
 
 def holds(profile: ProfileFile = None, as_json: Json = False) -> None:
-    """Show the money the answering router holds for requests under way."""
+    """Show the holds of the answering router, and of all routers those that have been open for long."""
     with connected(profile) as client:
         found = client.get(f"{ROUTER}/holds")
+        everywhere = _open_for_long(client)
     if as_json:
-        show_one(found, as_json=True)
+        show_one({**found, "open_for_long": everywhere}, as_json=True)
         return
     typer.echo(f"held by {found['holder']}")
     rows = [hold | {"lease_id": lease["lease_id"]} for lease in found["leases"] for hold in lease["holds"]]
-    columns = {
-        "attempt": "attempt_id",
-        "nano-USD": "amount_nano_usd",
-        "age ms": "age_ms",
-        "lease": "lease_id",
-    }
-    show(rows, columns, as_json=False)
+    show(rows, _HOLD_COLUMNS | {"age ms": "age_ms", "lease": "lease_id"}, as_json=False)
+    if everywhere is None:
+        typer.echo("those of all routers are shown to who may read the ledger")
+        return
+    typer.echo("open for long, of all routers")
+    rows = [hold | {"amount_nano_usd": hold["amount"]["nano_usd"]} for hold in everywhere]
+    columns = {"age s": "age_s", "model": "model", "router": "holder", "lease": "lease_state"}
+    show(rows, _HOLD_COLUMNS | columns, as_json=False)
+
+
+def _open_for_long(client: "Client") -> list[dict[str, Any]] | None:
+    """Holds of every router that are old; None when the caller may read budgets but not the ledger."""
+    from kairos_sdk.client import KairosError  # noqa: PLC0415 - keeps `kairos --help` fast
+
+    try:
+        return list(client.items("/api/budget-analytics/leases/holds"))
+    except KairosError as error:
+        if error.denied:
+            return None
+        raise
+
+
+_HOLD_COLUMNS = {"attempt": "attempt_id", "nano-USD": "amount_nano_usd"}
