@@ -12,6 +12,7 @@ from kairos_router.application.choose_deployment import NoneAvailable, Refused
 from kairos_router.application.complete_chat import DeadlineExceeded
 from kairos_router.application.ports import BudgetUnavailable, Fault, ProviderFailed, ProviderReply
 from kairos_router.domain.ask import hold_on
+from kairos_router.domain.catalogue import Timeouts
 from kairos_router.domain.pricing import Usage
 from kairos_testkit.fake_provider import FakeProvider
 from kairos_testkit.fake_provider import Fault as Script
@@ -293,3 +294,23 @@ async def test_a_cost_above_the_hold_is_recorded_in_full(kit: SimpleNamespace) -
     (lease,) = bench.wallet.leases()
     assert lease.balance.settled == answer.settlement.cost
     assert lease.balance.overspent == answer.settlement.cost - answer.attempt.hold.amount
+
+
+async def test_a_slow_first_token_and_a_long_answer_end_at_their_limits(
+    kit: SimpleNamespace, provider: FakeProvider, other: FakeProvider, upstream: OpenAIUpstream
+) -> None:
+    slow = Timeouts(first_token=0.2, total=0.2)
+    catalogue = kit.Catalogue(
+        kit.deployment("first", base_url=provider.url, timeouts=slow),
+        kit.deployment("second", base_url=other.url),
+    )
+    bench = kit.bench(catalogue, {"openai": upstream}, kit.Budgets(10**12))
+    provider.fail(Script(delay_ms=2_000, times=2))
+    answer = await bench.ask(kit.ask())
+    streaming = await bench.open(kit.ask(stream=True))
+    pieces = [piece async for piece in read(streaming)]
+    assert answer.attempt.deployment.name == streaming.attempt.deployment.name == "second"
+    assert pieces[-1].endswith(b"data: [DONE]\n\n")
+    # The provider was at work: its holds count until somebody finds out.
+    assert bench.journal.outcomes() == [("first", "unknown"), ("second", "settled")] * 2
+    assert {each.settlement.error for each in bench.journal.ended} == {"timeout", None}

@@ -5,12 +5,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import UUID
 
 from kairos_router.application.choose_deployment import Chooser, Chosen, Circuits, Refused, without
 from kairos_router.application.hold_money import Wallet
 from kairos_router.application.ports import (
     BudgetUnavailable,
+    Fault,
     Journal,
     Provider,
     ProviderCall,
@@ -24,6 +26,8 @@ from kairos_router.domain.attempt import Attempt, Outcome, Settlement, released,
 from kairos_router.domain.catalogue import Choice, Deployment
 from kairos_router.domain.identifiers import new_id
 from kairos_router.domain.selection import NothingFits, fitting, unsure
+
+Waited = TypeVar("Waited")
 
 # A shorter request is not worth counting: its bytes are bound closely enough.
 SHORT_BYTES = 4_096
@@ -72,6 +76,17 @@ def _content_size(reply: ProviderReply) -> int:
         return len(reply.body)
     messages = [choice.get("message") for choice in choices if isinstance(choice, dict)]
     return sum(len(str(message).encode()) for message in messages if message)
+
+
+async def within(seconds: float | None, waiting: Awaitable[Waited]) -> Waited:
+    """Wait for at most so long. Raises ProviderFailed: the provider was at work, and may charge for it."""
+    if seconds is None:
+        return await waiting
+    try:
+        async with asyncio.timeout(seconds):
+            return await waiting
+    except TimeoutError as error:
+        raise ProviderFailed(Fault.TIMEOUT, may_have_run=True, detail=f"{seconds:g} s are over") from error
 
 
 class Dispatcher:
@@ -287,7 +302,10 @@ class CompleteChat:
             attempt = await dispatcher.next_attempt(job)
             started = dispatcher.clock()
             try:
-                reply = await dispatcher.provider(attempt).complete(dispatcher.call(job, attempt))
+                reply = await within(
+                    attempt.deployment.timeouts.total,
+                    dispatcher.provider(attempt).complete(dispatcher.call(job, attempt)),
+                )
             except ProviderFailed as failure:
                 await dispatcher.failed(job, attempt, failure, started)
                 continue

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
-from kairos_router.application.complete_chat import Dispatcher, Job
+from kairos_router.application.complete_chat import Dispatcher, Job, within
 from kairos_router.application.extend_stream import Extension
 from kairos_router.application.ports import Fault, Journal, ProviderFailed, ProviderStream
 from kairos_router.domain.ask import Ask, Caller
@@ -58,7 +58,9 @@ class Streaming:
             first, self._first = self._first, None
             return await self._passed(first)
         try:
-            piece = await self._stream.next()
+            total = self.attempt.deployment.timeouts.total
+            left = total and max(0.0, total - (self._dispatcher.clock() - self._started))
+            piece = await (self._stream.next() if left is None else within(left, self._stream.next()))
             if not piece and self._stream.usage is None:
                 _require(self._stream.finished, "ended in the middle")
         except ProviderFailed as failure:
@@ -139,9 +141,12 @@ class StreamChat:
             attempt = await dispatcher.next_attempt(job)
             started = dispatcher.clock()
             stream: ProviderStream | None = None
+            limits = attempt.deployment.timeouts
             try:
-                stream = await dispatcher.provider(attempt).open_stream(dispatcher.call(job, attempt))
-                first = await stream.next()
+                opening = dispatcher.provider(attempt).open_stream(dispatcher.call(job, attempt))
+                stream = await within(limits.first_token, opening)
+                left = limits.first_token and max(0.0, limits.first_token - (dispatcher.clock() - started))
+                first = await within(left, stream.next())
                 _require(bool(first), "empty stream")
             except ProviderFailed as failure:
                 if stream is not None:
