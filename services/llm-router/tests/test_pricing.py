@@ -30,6 +30,7 @@ from kairos_router.domain.pricing import (
     cost,
     worst_case,
 )
+from kairos_router.domain.response_ask import parse_response_ask
 
 rate = st.integers(0, 10**12)
 optional = st.none() | rate
@@ -459,3 +460,18 @@ def test_a_request_says_which_dearer_kinds_it_can_cause() -> None:
 )
 def test_a_report_that_can_not_be_true_is_no_report(document: dict[str, Any]) -> None:
     assert read_usage(document) is None
+
+
+def test_a_response_holds_for_the_searches_it_may_make() -> None:
+    ask = parse_response_ask(
+        {
+            "model": "m",
+            "input": "hello",
+            "tools": [{"type": "web_search", "search_context_size": "low"}],
+            "max_tool_calls": 3,
+            "service_tier": "priority",
+        },
+        100,
+    )
+    assert ask.tool_calls == (("web_search.low", 3),)
+    assert ask.service == "priority"
