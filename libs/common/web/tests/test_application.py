@@ -398,3 +398,15 @@ async def test_the_interface_describes_itself(client: Any) -> None:
     document = (await client.get("/openapi.json")).json()
     assert "/things/{thing_id}" in document["paths"]
     assert "/health" not in document["paths"]
+
+
+async def test_the_interface_says_what_an_operation_needs_and_how_it_refuses(client: Any) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operation = document["paths"]["/things/{thing_id}"]["get"]
+    assert operation["security"] == [{"bearer": []}]
+    assert operation["x-kairos-permission"] in operation["description"]
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert {operation["responses"][status]["content"] == problem for status in ("401", "403", "422")} == {True}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert document["servers"][0]["url"].startswith("/api/")
+    assert (await client.get("/openapi.json")).json() == document

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from kairos_telemetry import metrics
 from kairos_web.access import AuditDenial, Authenticator, public, refuse_undeclared_routes
 from kairos_web.health import HealthCheck, health_router
+from kairos_web.interface import interface
 from kairos_web.middleware import RequestScope
 from kairos_web.problems import install
 from kairos_web.rate_limit import RateLimiter
@@ -62,11 +63,11 @@ def create_app(
     install(app, unavailable)
     app.add_middleware(RequestScope, service=service, max_body=max_body)
     app.include_router(health_router(service, version, checks))
-    _describe_interface(app)
+    _describe_interface(app, service)
     return app
 
 
-def _describe_interface(app: FastAPI) -> None:
+def _describe_interface(app: FastAPI, service: str) -> None:
     no_secret = "it describes the interface and carries no data"  # noqa: S105 - a sentence
 
     @app.get("/metrics", include_in_schema=False, dependencies=[public("scraped inside the cluster only")])
@@ -76,4 +77,4 @@ def _describe_interface(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[public(no_secret)])
     async def openapi() -> dict[str, Any]:
-        return app.openapi()
+        return interface(app, service)
