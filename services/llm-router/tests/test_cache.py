@@ -126,6 +126,7 @@ class Provider:
         self.error: Exception | None = None
         self.headers = [(b"x-kairos-deployment", b"first"), (b"x-kairos-cost-nano-usd", b"1700")]
         self.document = document()
+        self.fingerprint: str | None = "first"
 
     def label(self, model: str) -> str:
         return model
@@ -229,6 +230,7 @@ def desk_over(
         similar or NothingSimilar(),
         note=note,
         describe=describe,
+        resolve=lambda *_: provider.fingerprint,
         holder=uuid4().hex,
     )
     desk = Desk(answers, provider, known, notes)
@@ -313,13 +315,26 @@ async def test_a_purge_and_a_shorter_time_hold_for_what_is_kept_already(store: A
     desk.set(replace(POLICY, generation=1), CachePolicy(ORGANISATION, "*", generation=1))
     assert cache_header(await desk.ask(ask_for())) == b"miss", "a purge of everything reaches each route"
     assert cache_header(await desk.ask(ask_for())) == b"hit"
-    for planned in [plan(ask_for(), CALLER, replace(POLICY, generation=1), 1)]:
+    for planned in [plan(ask_for(), CALLER, replace(POLICY, generation=1), 1, "first")]:
         assert planned is not None
         old = await store.get(planned.key)
         await store.put(planned.key, replace(old, stored_at=time.time() - 30), 60)
     assert cache_header(await desk.ask(ask_for())) == b"hit"
     desk.set(replace(POLICY, generation=1, ttl_seconds=20), CachePolicy(ORGANISATION, "*", generation=1))
     assert cache_header(await desk.ask(ask_for())) == b"miss"
+
+
+async def test_kept_answers_do_not_outlive_who_answers_their_route(store: Any) -> None:
+    desk = desk_over(store)
+    await desk.ask(ask_for())
+    assert cache_header(await desk.ask(ask_for())) == b"hit"
+
+    desk.provider.fingerprint = "another"
+    assert cache_header(await desk.ask(ask_for())) == b"miss"
+    desk.provider.fingerprint = None
+    assert cache_header(await desk.ask(ask_for())) is None, "nobody answers to this name any more"
+    desk.provider.fingerprint = "first"
+    assert cache_header(await desk.ask(ask_for())) == b"hit"
 
 
 async def test_errors_and_answers_a_budget_has_changed_are_not_kept(store: Any) -> None:
@@ -447,7 +462,7 @@ def test_a_stream_that_can_not_be_put_together_without_loss_is_not_kept(chunk: A
 
 
 def key_of(ask: Ask, caller: Caller = CALLER, policy: CachePolicy = POLICY) -> str | None:
-    planned = plan(ask, caller, policy, 0)
+    planned = plan(ask, caller, policy, 0, "")
     return planned.key if planned else None
 
 

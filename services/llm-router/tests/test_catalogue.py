@@ -1,6 +1,7 @@
 """kairos.toml: what is present, what it costs, and that no key is ever shown."""
 
 import tomllib
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,22 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     broken.write_text("[deployments")
     with pytest.raises(InvalidCatalogue):
         load_catalogue(broken, {})
+
+
+def test_the_fingerprint_of_a_name_changes_with_who_answers_and_with_nothing_else() -> None:
+    before = load_catalogue(ROOT / "kairos.toml", {"OPENAI_API_KEY": "sk-one"})
+    small, best = before.deployments["openai-small"], before.choice("best").fingerprint
+
+    def after(**changes: Any) -> str:
+        deployments = {**before.deployments, "openai-small": replace(small, **changes)}
+        return Catalogue(deployments, before.routes).choice("best").fingerprint
+
+    assert after() == best, "every process says the same"
+    assert after(api_key="sk-two", max_concurrency=3, price=before.deployments["simulator"].price) == best
+    assert after(model="another") != best
+    assert after(base_url="https://elsewhere.test/v1") != best
+    fewer = {**before.routes, "best": replace(before.routes["best"], deployments=("openai-small",))}
+    assert Catalogue(before.deployments, fewer).choice("best").fingerprint != best
 
 
 def test_a_stream_grows_only_where_the_lead_is_named() -> None:

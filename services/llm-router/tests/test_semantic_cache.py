@@ -79,6 +79,7 @@ def desk(store: RedisAnswers, model: Any, *policies: CachePolicy) -> Any:
         SimilarQuestions(model, store),
         note=note,
         describe=describe,
+        resolve=lambda *_: "",
         holder=uuid4().hex,
     )
 
@@ -179,7 +180,7 @@ async def test_a_space_keeps_its_newest_questions_and_no_more(store: Any) -> Non
 
 def test_what_decides_about_the_answers_form_keeps_a_request_out() -> None:
     def question(**fields: Any) -> Any:
-        planned = plan(ask_for("hello there", **fields), CALLER, POLICY, 0)
+        planned = plan(ask_for("hello there", **fields), CALLER, POLICY, 0, "")
         assert planned is not None
         return planned.question
 
@@ -187,4 +188,4 @@ def test_what_decides_about_the_answers_form_keeps_a_request_out() -> None:
     assert question(tools=[{"type": "function", "function": {"name": "f"}}]) is None
     assert question(response_format={"type": "json_object"}) is None
     assert question(n=2) is None
-    assert plan(ask_for("hello"), CALLER, replace(POLICY, semantic=False), 0).question is None  # type: ignore[union-attr]
+    assert plan(ask_for("hello"), CALLER, replace(POLICY, semantic=False), 0, "").question is None  # type: ignore[union-attr]

@@ -49,6 +49,7 @@ from kairos_router.application.limit_requests import Quotas
 from kairos_router.application.ports import Budgets, Provider
 from kairos_router.application.stream_chat import StreamChat
 from kairos_router.domain.ask import Ask, Caller
+from kairos_router.domain.catalogue import ModelNotFound
 from kairos_router.domain.decision import Decision
 from kairos_router.domain.quota import Quota
 from kairos_router.entrypoints import catalogue_events, consumers, management
@@ -188,6 +189,7 @@ class Router:
             SimilarQuestions(self.embedder, self.kept_answers),
             note=self.note_hit,
             describe=self.describe,
+            resolve=self.fingerprint,
             holder=self.holder,
         )
         self.worker = CompletionWorker(
@@ -211,6 +213,12 @@ class Router:
         return (
             (found.model, found.provider, found.price.version) if found else (deployment, "unknown", "none")
         )
+
+    def fingerprint(self, organisation_id: UUID, model: str) -> str | None:
+        try:
+            return self.catalogue.current(organisation_id).choice(model).fingerprint
+        except ModelNotFound:
+            return None
 
     def record_refusal(self, decision: Decision) -> None:
         # A refusal costs the caller nothing; when the database is away for long, the reasons are lost first.

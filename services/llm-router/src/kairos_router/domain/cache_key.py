@@ -51,8 +51,8 @@ class Plan:
     question: Question | None
 
 
-def plan(ask: Ask, caller: Caller, policy: CachePolicy, generation: int) -> Plan | None:
-    """None when the request takes no part in the cache."""
+def plan(ask: Ask, caller: Caller, policy: CachePolicy, generation: int, fingerprint: str) -> Plan | None:
+    """None when the request takes no part in the cache. `fingerprint` tells who would answer it now."""
     payload = ask.payload
     if not policy.on or ask.operation == "responses" or not _cacheable(ask, policy):
         return None
@@ -60,6 +60,7 @@ def plan(ask: Ask, caller: Caller, policy: CachePolicy, generation: int) -> Plan
     if sharer is None:
         return None
     head = [str(policy.organisation_id), str(sharer), ask.operation, ask.model, policy.generation, generation]
+    head.append(fingerprint)
     body = {name: value for name, value in payload.items() if name not in _NOT_THE_QUESTION}
     question = None
     if policy.semantic and (text := _comparable(body)) is not None:

@@ -1,6 +1,7 @@
 """What can answer a completion: deployments at providers, and routes over them."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -157,13 +158,15 @@ class Stage:
 class Choice:
     """What may answer under a name: the route's own deployments first, then those of its fallbacks.
 
-    `all` is every deployment once, in that order. `plain` when there is nothing to rank.
+    `all` is every deployment once, in that order. `plain` when there is nothing to rank. `fingerprint` is
+    the same in every process and version of the catalogue while the same models answer.
     """
 
     name: str
     stages: tuple[Stage, ...]
     all: tuple[Deployment, ...]
     plain: bool
+    fingerprint: str
 
     @property
     def route(self) -> Route:
@@ -213,9 +216,16 @@ class Catalogue:
             if members:
                 plain = each.policy == "fixed" and not each.canaries and not each.sticky
                 stages.append(Stage(each, members, plain or len(members) == 1))
+        everybody = tuple(deployment for stage in stages for deployment in stage.deployments)
         return Choice(
-            model,
-            tuple(stages),
-            tuple(deployment for stage in stages for deployment in stage.deployments),
-            all(stage.plain for stage in stages),
+            model, tuple(stages), everybody, all(stage.plain for stage in stages), _fingerprint(everybody)
         )
+
+
+def _fingerprint(deployments: Sequence[Deployment]) -> str:
+    """Who answers; prices, limits and health may change without the answers becoming others."""
+    told = [
+        (each.uid, each.kind, each.provider, each.model, each.base_url, each.dialect.path, each.dialect.query)
+        for each in deployments
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()

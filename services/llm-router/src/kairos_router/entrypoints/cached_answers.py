@@ -51,6 +51,12 @@ class Notes(Protocol):
     ) -> None: ...
 
 
+class Resolves(Protocol):
+    """What a name stands for now: another fingerprint when others would answer. None for an unknown name."""
+
+    def __call__(self, organisation_id: UUID, model: str) -> str | None: ...
+
+
 class Describes(Protocol):
     """What a deployment's answers are filed under: model, provider, version of its prices."""
 
@@ -72,6 +78,7 @@ class CachedAnswers:
         *,
         note: Notes,
         describe: Describes,
+        resolve: Resolves,
         holder: str,
         control: bytes = b"",
     ) -> None:
@@ -81,6 +88,7 @@ class CachedAnswers:
         self._similar = similar
         self._note = note
         self._describe = describe
+        self._resolve_name = resolve
         self._holder = holder
         self._control = control
         self._flights: dict[str, asyncio.Future[Kept | None]] = {}
@@ -112,7 +120,10 @@ class CachedAnswers:
         policy = self._policies.of(organisation_id, ask.model)
         planned = None
         if policy is not None and self._control != NO_STORE:
-            planned = plan(ask, caller, policy, self._policies.generation(organisation_id))
+            fingerprint = self._resolve_name(organisation_id, ask.model)
+            if fingerprint is not None:
+                generation = self._policies.generation(organisation_id)
+                planned = plan(ask, caller, policy, generation, fingerprint)
         if planned is None and self._control == ONLY_IF_CACHED:
             raise Rejected(NOT_CACHED)
         return planned
