@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from kairos_testkit.local_state import existing_state, forget_data, open_state, settle_ports, with_ports
+from kairos_testkit.local_suite import local_suite
 from kairos_testkit.ports import free_port
+from kairos_testkit.settings import LocalSettings
 from kairos_testkit.suite import BY_NAME, FRONT_DOOR, new_secrets, role_secrets, roles
 
 
@@ -69,3 +71,18 @@ def test_forgetting_leaves_nothing(tmp_path: Path) -> None:
 def test_roles_and_secrets_are_each_others_reverse() -> None:
     secrets = new_secrets()
     assert role_secrets(roles(secrets)).items() <= secrets.items()
+
+
+def test_the_router_is_told_what_the_file_of_deployments_names_and_nobody_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kairos.toml").write_text(
+        'base_url = "${MY_ENDPOINT}"\nmodel = "${MY_MODEL:-small}"\napi_key_env = "MY_SECRET"\n'
+    )
+    for name in ("MY_ENDPOINT", "MY_SECRET", "NOT_NAMED"):
+        monkeypatch.setenv(name, "given")
+    suite = local_suite(tmp_path, open_state(tmp_path, "native"), LocalSettings()).suite
+    router, bots = (suite.environment(BY_NAME[name]) for name in ("llm-router", "bot-worker"))
+    assert {name for name, value in router.items() if value == "given"} == {"MY_ENDPOINT", "MY_SECRET"}
+    assert "given" not in bots.values()
+    assert router["KAIROS_ROUTER_PRIVATE_PROVIDERS"] == "true"

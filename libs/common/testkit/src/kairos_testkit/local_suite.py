@@ -68,6 +68,8 @@ def local_suite(root: Path, state: LocalState, settings: LocalSettings) -> Local
         public_url=settings.public_url or (None if settings.telegram_api_base else own_front_door),
         otlp_endpoint=settings.otlp_endpoint,
         log_level=settings.log_level,
+        # One person's own machine: models that run on it are the first that one wants to add.
+        overrides={"llm-router": {"KAIROS_ROUTER_PRIVATE_PROVIDERS": "true"}},
     )
     servers = () if compose else tuple(_native_servers(state))
     services = (suite.telegram_spec(), *(suite.service_spec(service) for service in SERVICES))

@@ -1,6 +1,7 @@
 """What the environment may tell the testkit. Everything has a default: `make test` needs no setting."""
 
 import os
+import re
 from typing import Final
 
 from pydantic import AliasChoices, Field
@@ -46,6 +47,7 @@ _PASSED: Final = (
     "PATH",
 )
 _PASSED_ENDINGS: Final = ("_API_KEY", "_BASE_URL")
+_NAMED: Final = re.compile(r"""\$\{(\w+)|_env\s*=\s*"(\w+)\"""")
 
 
 def passed_environment() -> dict[str, str]:
@@ -56,6 +58,12 @@ def passed_environment() -> dict[str, str]:
         for name, value in everything.items()
         if name in _PASSED or (name.endswith(_PASSED_ENDINGS) and not name.startswith("KAIROS_"))
     }
+
+
+def named_environment(text: str) -> dict[str, str]:
+    """The variables that are set among those a configuration file names, as ${NAME} or by a key's `_env`."""
+    names = {given or key for given, key in _NAMED.findall(text)}
+    return {name: value for name, value in whole_environment().items() if name in names}
 
 
 def whole_environment() -> dict[str, str]:

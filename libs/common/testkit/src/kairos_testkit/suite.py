@@ -13,7 +13,7 @@ from typing import Final
 
 from kairos_testkit.databases import OWNER, SCHEMAS, with_login
 from kairos_testkit.processes import ServerSpec
-from kairos_testkit.settings import passed_environment
+from kairos_testkit.settings import named_environment, passed_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,19 @@ class Suite:
         own |= self._of(service)
         return (
             passed_environment()
+            | (self._of_providers() if service.name == "llm-router" else {})
             | {"PYTHONUNBUFFERED": "1"}
             | {f"KAIROS_{service.prefix}_{name}": value for name, value in own.items()}
             | dict(self.overrides.get(service.name, {}))
         )
+
+    @property
+    def _catalogue(self) -> Path:
+        return self.config_file or self.root / "kairos.toml"
+
+    def _of_providers(self) -> dict[str, str]:
+        """The models, addresses and keys that the file of deployments names."""
+        return named_environment(self._catalogue.read_text("utf-8")) if self._catalogue.exists() else {}
 
     def _of(self, service: Service) -> dict[str, str]:
         """What only one service is told."""
@@ -155,7 +164,7 @@ class Suite:
             case "llm-router":
                 return {
                     "BUDGET_URL": self.url("budget-analytics"),
-                    "CONFIG_FILE": str(self.config_file or self.root / "kairos.toml"),
+                    "CONFIG_FILE": str(self._catalogue),
                     "DATA_KEY": self.secrets["KAIROS_DATA_KEY"],
                 }
             case "observability":

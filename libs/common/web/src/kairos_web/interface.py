@@ -12,7 +12,7 @@ _CONVERTER: Final = re.compile(r":[a-z]+(?=\})")
 _BEARER: Final = "bearer"
 _PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "RFC 9457. `code` is stable and for programs; `errors` names what is wrong with a request.",
+    "description": "RFC 9457. `code` is stable, for programs; `errors` names what is wrong with a request.",
     "required": ["type", "title", "status", "code"],
     "properties": {
         "type": {"type": "string", "examples": ["urn:kairos:problem:invalid_request"]},
