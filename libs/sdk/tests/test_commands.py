@@ -16,7 +16,11 @@ AMOUNTS = {"settled": "0.0000125", "leased": "0.00", "suspense": "0.00", "availa
 BUDGET = {
     "id": "b-1",
     "scope": "bot",
+    "scope_id": "7",
+    "model": None,
     "period": "month",
+    "window_hours": None,
+    "time_zone": "UTC",
     "limit": {"nano_usd": 10_000_000_000, "usd": "10.00"},
     "current": {name: {"usd": amount} for name, amount in AMOUNTS.items()},
 }
@@ -129,6 +133,31 @@ def test_setting_a_budget_that_is_there_changes_its_limit(door: Door, run: Any) 
     assert door.asked[-1] == ("PATCH", "/api/budget-analytics/budgets/b-1", {"limit_nano_usd": 500_000_000})
 
 
+def test_a_budget_of_another_calendar_or_window_is_a_budget_of_its_own(door: Door, run: Any) -> None:
+    door.answers["GET", "/api/budget-analytics/budgets"] = (200, {"items": [BUDGET], "next_cursor": None})
+    door.answers["POST", "/api/budget-analytics/budgets"] = (201, BUDGET)
+    day = ("--period", "day", "--tz", "Europe/Istanbul", "--reserve", "interactive=20")
+    assert run("budgets", "set", "bot", "7", "0.5", *day).exit_code == Exit.OK
+    assert door.asked[-1][2] == {
+        "name": "bot per day",
+        "scope": "bot",
+        "scope_id": "7",
+        "limit_nano_usd": 500_000_000,
+        "period": "day",
+        "time_zone": "Europe/Istanbul",
+        "reserves": {"interactive": 20},
+    }
+    assert run("budgets", "set", "bot", "7", "0.5", "--window-hours", "24").exit_code == Exit.OK
+    posted = door.asked[-1][2]
+    assert (posted["name"], posted["period"], posted["window_hours"]) == (
+        "bot, last 24 hours",
+        "rolling",
+        24,
+    )
+    wrong = run("budgets", "set", "bot", "7", "0.5", "--reserve", "interactive")
+    assert wrong.exit_code == Exit.USAGE
+
+
 AMOUNT = {"nano_usd": 1, "usd": "0.000000001"}
 
 
@@ -172,7 +201,6 @@ def test_a_simulation_tells_when_the_budget_would_have_run_out(door: Door, run: 
         "model": "gpt-x",
         "limit_nano_usd": 1_000_000_000,
         "period": "month",
-        "time_zone": "UTC",
         "from": "2026-11-01",
     }
     assert '"method": "attempts"' in run("budgets", "simulate", "bot", "7", "1", "--json").stdout

@@ -12,6 +12,13 @@ BUDGETS = "/api/budget-analytics/budgets"
 Period = Annotated[
     str, typer.Option(help="hour, day, week, month, quarter, year or total, in the budget's time zone.")
 ]
+Window = Annotated[
+    int | None,
+    typer.Option("--window-hours", min=1, help="The last so many hours, always, in place of a period."),
+]
+TimeZone = Annotated[
+    str | None, typer.Option("--tz", help="Time zone of the budget's calendar, as Europe/Istanbul; else UTC.")
+]
 AMOUNTS = ("settled", "leased", "suspense", "available")
 
 
@@ -27,19 +34,29 @@ def status(
     profile: ProfileFile = None,
     as_json: Json = False,
     limit: Limit = 50,
+    closed: Annotated[bool, typer.Option("--closed", help="Closed budgets in place of active ones.")] = False,
 ) -> None:
-    """Show every budget; with an id its burn rate, forecast and top consumers too."""
+    """Show the active budgets; with an id its burn rate, forecast and top consumers too."""
     with connected(profile) as client:
         if budget_id is not None:
             _show_status(client.get(f"{BUDGETS}/{budget_id}/status"), as_json=as_json)
             return
-        rows = list(client.items(BUDGETS, limit=limit))
+        rows = list(client.items(BUDGETS, limit=limit, active=str(not closed).lower()))
         if not as_json:
             for row in rows:
                 row.update({key: row["current"][key]["usd"] for key in AMOUNTS} if row["current"] else {})
                 row["limit"] = row["limit"]["usd"]
-        columns = {name: name for name in ("id", "name", "scope", "period", "limit", *AMOUNTS)}
+                row["of"] = row["model"] or row["scope_id"]
+                row["period"] = _period(row)
+        columns = {name: name for name in ("id", "name", "scope", "of", "period", "limit", *AMOUNTS)}
         show(rows, columns, as_json=as_json)
+
+
+def _period(row: dict[str, Any]) -> str:
+    if row["window_hours"]:
+        return f"last {row['window_hours']} h"
+    zone = row["time_zone"]
+    return str(row["period"]) if zone == "UTC" else f"{row['period']} {zone}"
 
 
 def _show_status(found: dict[str, Any], *, as_json: bool) -> None:
@@ -100,26 +117,43 @@ def set_budget(
     scope_id: Annotated[str, typer.Argument(help="Its id; a model's name.")],
     limit_usd: Annotated[str, typer.Argument(help="Limit in USD, for example 10 or 0.25")],
     period: Period = "month",
+    window_hours: Window = None,
+    tz: TimeZone = None,
+    reserve: Annotated[
+        list[str] | None,
+        typer.Option(help="interactive=20 keeps 20 percent from lower priorities; also normal=5."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it; otherwise scope and period.")] = None,
     profile: ProfileFile = None,
     as_json: Json = False,
 ) -> None:
     """Set the limit of a scope and period: create its budget, or change the one there is."""
-    nano = _nano(limit_usd)
+    terms: dict[str, Any] = {"limit_nano_usd": _nano(limit_usd)}
+    if reserve:
+        terms["reserves"] = dict(map(_percent, reserve))
+    kind = _terms(period, window_hours, tz)
     with connected(profile) as client:
         for row in client.items(BUDGETS, limit=200, active="true", scope=scope):
             mine = scope_id in {row["scope_id"], row.get("model")}
-            if mine and row["period"] == period and (name is None or row["name"] == name):
-                change = client.call("PATCH", f"{BUDGETS}/{row['id']}", json={"limit_nano_usd": nano})
-                show_one(change, as_json=as_json)
+            if mine and kind.items() <= row.items() and (name is None or row["name"] == name):
+                show_one(client.call("PATCH", f"{BUDGETS}/{row['id']}", json=terms), as_json=as_json)
                 return
-        body = {
-            "name": name or f"{scope} per {period}",
-            **_scope(scope, scope_id),
-            "limit_nano_usd": nano,
-            "period": period,
-        }
+        called = f", last {window_hours} hours" if window_hours else f" per {period}"
+        body = {"name": name or f"{scope}{called}", **_scope(scope, scope_id), **kind, **terms}
         show_one(client.call("POST", BUDGETS, json=body), as_json=as_json)
+
+
+def _percent(text: str) -> tuple[str, int]:
+    priority, _, percent = text.partition("=")
+    if not percent.isdigit():
+        raise typer.BadParameter(f"{text}: a reserve is written interactive=20")
+    return priority, int(percent)
+
+
+def _terms(period: str, window_hours: int | None, tz: str | None) -> dict[str, Any]:
+    """When the budget counts anew, as the API says it."""
+    window = {"period": "rolling", "window_hours": window_hours} if window_hours else {"period": period}
+    return window | ({"time_zone": tz} if tz else {})
 
 
 @app.command("simulate")
@@ -132,12 +166,13 @@ def simulate(
         str | None, typer.Option("--from", help="A date or moment; otherwise 30 days ago.")
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="A date or moment; otherwise now.")] = None,
-    tz: Annotated[str, typer.Option(help="Time zone of the budget's calendar.")] = "UTC",
+    window_hours: Window = None,
+    tz: TimeZone = None,
     profile: ProfileFile = None,
     as_json: Json = False,
 ) -> None:
     """Try a budget on past traffic: when it would have run out, and what it would have refused."""
-    body = {**_scope(scope, scope_id), "limit_nano_usd": _nano(limit_usd), "period": period, "time_zone": tz}
+    body = {**_scope(scope, scope_id), "limit_nano_usd": _nano(limit_usd), **_terms(period, window_hours, tz)}
     body |= {key: value for key, value in (("from", since), ("to", until)) if value}
     with connected(profile) as client:
         found = client.call("POST", f"{BUDGETS}/simulate", json=body)
