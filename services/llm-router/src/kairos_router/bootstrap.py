@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI
@@ -44,6 +45,7 @@ from kairos_router.application.cache_policies import CachePolicies
 from kairos_router.application.cache_ports import Kept
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
+from kairos_router.application.guard_address import Reach
 from kairos_router.application.hold_money import LeasePolicy, Wallet
 from kairos_router.application.limit_requests import Quotas
 from kairos_router.application.ports import Budgets, Provider
@@ -87,6 +89,8 @@ VERSION = "0.1.0"
 DECISIONS_WAITING = 1_000
 PURGE_EVERY_S = 600.0
 READ_LIMITS_EVERY_S = 30.0
+# Where servers are whose addresses name no port.
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "amqp": 5672, "amqps": 5671, "redis": 6379}
 
 
 class FrontDoor:
@@ -141,13 +145,13 @@ class Router:
         self.circuit_events = catalogue_events.CircuitEvents(self.bus, self.holder)
         self.circuits = Circuits(told=self.circuit_events.tell)
         self.catalogues = Catalogues(
-            self.catalogue, self.catalogue_store, self.circuits, surroundings, settings.private_providers
+            self.catalogue, self.catalogue_store, self.circuits, surroundings, reach_of(settings)
         )
         self.embedder = MiniLM()
         self.litellm = LiteLLMUpstream(quiet_litellm)
         self.providers: dict[str, Provider] = {
             "simulator": Traced(TranslatedResponses(Simulator())),
-            "openai": Traced(TranslatedResponses(OpenAIUpstream())),
+            "openai": Traced(TranslatedResponses(OpenAIUpstream(reach_of(settings)))),
             "local": Traced(LocalEmbeddings(self.embedder)),
             "litellm": Traced(TranslatedResponses(self.litellm)),
         }
@@ -296,6 +300,18 @@ def sealer_of(settings: Settings) -> Sealer | None:
         return None
     previous = [key.get_secret_value() for key in settings.previous_data_keys]
     return Sealer(settings.data_key.get_secret_value(), previous)
+
+
+def reach_of(settings: Settings) -> Reach:
+    """How far deployments of organisations reach; never to the servers these settings name."""
+    secret = (settings.postgres_url, settings.amqp_url, settings.redis_url)
+    urls = [settings.auth_url, settings.budget_url, *(each.get_secret_value() for each in secret)]
+    own = {(socket.gethostname().lower(), settings.port), ("127.0.0.1", settings.port)}
+    for url in [*urls, *([settings.otlp_endpoint] if settings.otlp_endpoint else [])]:
+        parts = urlsplit(url)
+        if parts.hostname:
+            own.add((parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)))
+    return Reach(settings.private_providers, settings.provider_networks, frozenset(own))
 
 
 def build_app(router: Router) -> FrontDoor:

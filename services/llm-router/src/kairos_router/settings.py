@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from kairos_web import ServiceSettings
@@ -36,10 +36,12 @@ class Settings(ServiceSettings):
     # `previous_data_keys`.
     data_key: SecretStr | None = None
     previous_data_keys: list[SecretStr] = Field(default_factory=list)
-    # Variables whose provider keys organisations may use in deployments of their own; others would let
-    # them send any of our secrets to an address of theirs.
+    # Variables whose provider keys organisations may use in deployments of their own, and only at an
+    # address where a shared deployment uses the key: elsewhere they would be given away.
     provider_key_names: frozenset[str] = frozenset()
-    # Whether organisations may name addresses inside our own network.
+    # Networks inside, in JSON, where deployments of organisations may be ("10.8.0.0/24"), or all of them.
+    # Link-local addresses, clouds' metadata and the suite's own servers never are.
+    provider_networks: tuple[IPvAnyNetwork, ...] = ()
     private_providers: bool = False
     catalogue_poll_s: float = Field(5.0, gt=0)
 

@@ -20,11 +20,14 @@ from kairos_router.adapters.minilm import weights_installed
 from kairos_router.adapters.price_book import PriceBook
 from kairos_router.adapters.price_documents import PriceDocument, price_of
 from kairos_router.adapters.sealing import Sealer, UnreadableSecret
+from kairos_router.application.guard_address import InvalidAddress, origin
 from kairos_router.domain.catalogue import Catalogue, Deployment
 from kairos_router.domain.pricing import UNPRICED, Price
 from kairos_telemetry import get_logger
 
 _log = get_logger(__name__)
+
+_NOTHING = Catalogue({}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,26 @@ class Assembled:
     own: Mapping[UUID, Catalogue]
 
 
+def lends(shared: Catalogue, key: str | None, base_url: str) -> bool:
+    """Whether a shared deployment sends this key of ours to the same server already."""
+    try:
+        wanted = origin(base_url)
+    except InvalidAddress:
+        return False
+    return any(
+        each.api_key == key and each.kind == "openai" and _origin(each) == wanted
+        for each in shared.deployments.values()
+        if key
+    )
+
+
+def _origin(deployment: Deployment) -> tuple[str, str, int] | None:
+    try:
+        return origin(deployment.base_url)
+    except InvalidAddress:
+        return None
+
+
 class _Absent(LookupError):  # noqa: N818 - reads as the fact it states
     """The deployment can't be used here and now: its variable or its key is missing."""
 
@@ -69,7 +92,9 @@ def _text(entry: Entry, surroundings: Surroundings) -> Callable[[str], str]:
     return lambda text: expand(text, surroundings.environment)
 
 
-def _key(entry: Entry, document: DeploymentDocument, surroundings: Surroundings) -> str | None:
+def _key(
+    entry: Entry, document: DeploymentDocument, surroundings: Surroundings, shared: Catalogue | None
+) -> str | None:
     """Raises _Absent."""
     if document.kind == "local" and not surroundings.local_model():
         raise _Absent("its weights are not installed")
@@ -88,15 +113,21 @@ def _key(entry: Entry, document: DeploymentDocument, surroundings: Surroundings)
     key = surroundings.environment.get(name)
     if not key:
         raise _Absent(f"{name} is not set")
+    if entry.organisation_id is not None and not lends(shared or _NOTHING, key, document.base_url):
+        raise _Absent(f"{name} is not lent to that address")
     return key
 
 
 def _deployment(
-    entry: Entry, document: DeploymentDocument, book: PriceBook, surroundings: Surroundings
+    entry: Entry,
+    document: DeploymentDocument,
+    book: PriceBook,
+    surroundings: Surroundings,
+    shared: Catalogue | None,
 ) -> Deployment | None:
     text = _text(entry, surroundings)
     try:
-        key = _key(entry, document, surroundings)
+        key = _key(entry, document, surroundings, shared)
         price = price_for(book, entry, document, text(document.model))
         return build_deployment(entry, document, price, key, text)
     except Unset:
@@ -130,17 +161,19 @@ def assemble_one(
     *,
     former: Mapping[str, Deployment] | None = None,
     quality: Mapping[str, float] | None = None,
+    shared: Catalogue | None = None,
 ) -> Catalogue:
     """A catalogue of these rows. Deployments that did not change stay the `former` objects, by uid.
 
-    Connections to a provider belong to the object and are made anew with it.
+    Connections to a provider belong to the object and are made anew with it. `shared` is what an
+    organisation's rows may borrow keys from.
     """
     documents = _documents(entries)
     deployments: dict[str, Deployment] = {}
     stand_ins: dict[str, bool] = {}
     for (_, name), (entry, document) in documents.items():
         if isinstance(document, DeploymentDocument):
-            built = _deployment(entry, document, book, surroundings)
+            built = _deployment(entry, document, book, surroundings, shared)
             if built is not None:
                 same = (former or {}).get(built.uid)
                 deployments[name] = same if same is not None and same == built else built
@@ -180,6 +213,7 @@ def assemble(
             surroundings,
             former=former,
             quality=scores.get(owner),
+            shared=shared,
         )
         for owner in {owner for owner in by_owner if owner is not None} | set(scores)
     }

@@ -7,6 +7,7 @@ what it costs: docs/decisions/0011-own-upstream-client.md. Its rules of conduct:
 import asyncio
 import select
 import ssl
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -32,6 +33,10 @@ class Patience:
     connect: float
     first_byte: float
     idle: float
+
+
+# The addresses of a host that may be connected to. Raises HttpFailed, OSError.
+Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Connection(asyncio.Protocol):
@@ -197,8 +202,17 @@ class Connection(asyncio.Protocol):
 class HttpClient:
     """Connections to one origin. Made in a running event loop, closed in the same."""
 
-    def __init__(self, host: str, port: int, patience: Patience, *, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        patience: Patience,
+        *,
+        tls: ssl.SSLContext | None,
+        lookup: Lookup | None = None,
+    ) -> None:
         self.patience = patience
+        self._lookup = lookup
         self._host = host
         self._port = port
         self._tls = tls
@@ -279,15 +293,29 @@ class HttpClient:
     async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self.patience.connect):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self, self._loop),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
-                )
+                if self._lookup is None:
+                    return await self._connect_to(self._host)
+                return await self._connect_to_one(await self._lookup(self._host, self._port))
         except (OSError, TimeoutError, UnicodeError) as error:
             raise HttpFailed(type(error).__name__, sent=False) from None
+
+    async def _connect_to_one(self, addresses: Sequence[str]) -> Connection:
+        """The first address that answers. Raises OSError."""
+        for address in addresses[:-1]:
+            try:
+                return await self._connect_to(address)
+            except OSError:
+                continue
+        return await self._connect_to(addresses[-1])
+
+    async def _connect_to(self, host: str) -> Connection:
+        _, connection = await self._loop.create_connection(
+            lambda: Connection(self, self._loop),
+            host,
+            self._port,
+            ssl=self._tls,
+            server_hostname=self._host if self._tls else None,
+        )
         return connection
 
     def _look(self) -> None:

@@ -62,6 +62,22 @@ OPTIONS = frozenset(
 # These find credentials in the machine they run on when none are given.
 _AMBIENT = frozenset({"bedrock", "vertex_ai"})
 _CREDENTIALS = frozenset({"aws_secret_access_key", "vertex_credentials"})
+# Those that know no other credential than the key they are given; organisations may use these with theirs.
+KEY_ONLY = frozenset(
+    {
+        "anthropic",
+        "cohere",
+        "deepseek",
+        "fireworks_ai",
+        "gemini",
+        "groq",
+        "mistral",
+        "openrouter",
+        "perplexity",
+        "together_ai",
+        "xai",
+    }
+)
 _ENVIRONMENT = "os.environ/"
 # Far beyond our own limits, which end a call.
 _NEVER_S = 3_600.0
@@ -87,7 +103,12 @@ def connection(deployment: Deployment) -> dict[str, Any]:
     """Where to, as whom, and without retries: the router makes its own, each with a hold."""
     options = dict(deployment.dialect.options)
     provider = "vertex_ai" if deployment.provider == "vertex" else deployment.provider
-    texts = [deployment.base_url, deployment.api_key or "", deployment.model, *options.values()]
+    if deployment.owner is not None and (provider not in KEY_ONLY or deployment.base_url):
+        # Others find our own credentials, and the SDK follows redirects: an address would lead anywhere.
+        raise _misconfigured("an organisation's deployment can't be reached this way")
+    headers = dict(deployment.dialect.headers)
+    texts = [deployment.base_url, deployment.api_key or "", deployment.model]
+    texts += [*options.values(), *headers.values()]
     if options.keys() - OPTIONS or any(_ENVIRONMENT in text for text in texts):
         raise _misconfigured("an option is not allowed")
     if not options.get("vertex_credentials", "{").lstrip().startswith("{"):
@@ -111,8 +132,8 @@ def connection(deployment: Deployment) -> dict[str, Any]:
         found["api_key"] = deployment.api_key
     if deployment.base_url:
         found["api_base"] = deployment.base_url
-    if deployment.dialect.headers:
-        found["extra_headers"] = dict(deployment.dialect.headers)
+    if headers:
+        found["extra_headers"] = headers
     return found
 
 

@@ -1,13 +1,17 @@
 """Any OpenAI-compatible provider, bytes in and bytes out."""
 
+import re
 import ssl
 from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
+from kairos_router.adapters.guarded_names import GuardedNames
 from kairos_router.adapters.http_answer import Answer, HttpFailed, HttpTimeout
-from kairos_router.adapters.http_client import HttpClient, Patience
+from kairos_router.adapters.http_client import HttpClient, Lookup, Patience
 from kairos_router.adapters.operations import WIRES, address, encode, fixed_headers
+from kairos_router.application.guard_address import Reach
 from kairos_router.application.ports import (
     Fault,
     ProviderCall,
@@ -27,28 +31,44 @@ USER_AGENT: Final = "kairos-llm-router"
 _IN_BETWEEN = frozenset({502, 504, 520, 521, 522, 523, 524})
 _MISCONFIGURED = frozenset({401, 402, 403, 404, 405})
 _SERVER_ERROR = 500
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_TARGET = re.compile(r"[!-~]+")
+# What says where a request ends, and what becomes of its connection, is ours to say.
+FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 
 
 class _Line:
     """The connections of one deployment and what every request to it has in common."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, lookup: Lookup | None) -> None:
         self.deployment = deployment
         timeouts = deployment.timeouts
         parts = urlsplit(deployment.base_url)
         secure = parts.scheme == "https"
-        self.client = HttpClient(
-            parts.hostname or "",
-            parts.port or (443 if secure else 80),
-            Patience(timeouts.connect, timeouts.first_byte, timeouts.idle),
-            tls=ssl.create_default_context() if secure else None,
-        )
         fixed = {
             "Host": parts.netloc.rpartition("@")[2],
             "User-Agent": USER_AGENT,
             **fixed_headers(deployment),
         }
         self._fixed = "".join(_header(name, value) for name, value in fixed.items())
+        self.client = HttpClient(
+            parts.hostname or "",
+            parts.port or (443 if secure else 80),
+            Patience(timeouts.connect, timeouts.first_byte, timeouts.idle),
+            tls=ssl.create_default_context() if secure else None,
+            lookup=lookup,
+        )
         self._heads: dict[Operation, bytes] = {}
 
     def request(self, call: ProviderCall, *, stream: bool) -> bytes:
@@ -65,6 +85,8 @@ class _Line:
     def _head(self, operation: Operation) -> bytes:
         parts = urlsplit(address(self.deployment, operation))
         target = parts.path + (f"?{parts.query}" if parts.query else "")
+        if not _TARGET.fullmatch(target):
+            raise ProviderFailed(Fault.MISCONFIGURED, detail="the path holds what an address can't")
         return f"POST {target} HTTP/1.1\r\n{self._fixed}x-kairos-attempt-id: ".encode("latin-1")
 
 
@@ -72,7 +94,13 @@ def _header(name: str, value: str) -> str:
     if not (name + value).isprintable():
         # A line break in a key or header would let it write the rest of the request.
         raise ProviderFailed(Fault.MISCONFIGURED, detail=f"header {name!r} holds a control character")
+    if not _TOKEN.fullmatch(name) or name.lower() in FRAMING or not _encodable(value):
+        raise ProviderFailed(Fault.MISCONFIGURED, detail=f"header {name!r} is not for a deployment to set")
     return f"{name}: {value}\r\n"
+
+
+def _encodable(value: str) -> bool:
+    return all(ord(each) < 256 for each in value)  # noqa: PLR2004 - latin-1, what a header can carry
 
 
 def _reached(error: HttpFailed) -> ProviderFailed:
@@ -101,9 +129,13 @@ def _refused(status: int, body: bytes, retry_after: str | None) -> ProviderFaile
 
 
 class OpenAIUpstream:
-    def __init__(self) -> None:
-        # Organisations may give a name of their own to what is another deployment elsewhere.
-        self._lines: dict[tuple[str, str, str | None], _Line] = {}
+    """See Provider. `reach` bounds where deployments of organisations lead; the file's may lead anywhere."""
+
+    def __init__(self, reach: Reach | None = None) -> None:
+        self._lookup = GuardedNames(reach or Reach())
+        # Organisations may give a name of their own to what is another deployment elsewhere, and
+        # requests of two organisations never share a connection to deployments of their own.
+        self._lines: dict[tuple[UUID | None, str, str, str | None], _Line] = {}
         self._former: list[_Line] = []
 
     async def complete(self, call: ProviderCall) -> ProviderReply:
@@ -134,7 +166,7 @@ class OpenAIUpstream:
         self._former.clear()
 
     def _line(self, deployment: Deployment) -> _Line:
-        key = (deployment.name, deployment.base_url, deployment.api_key)
+        key = (deployment.owner, deployment.name, deployment.base_url, deployment.api_key)
         line = self._lines.get(key)
         if line is not None and line.deployment is deployment:
             return line
@@ -147,8 +179,15 @@ class OpenAIUpstream:
             self._former.append(line)
         self._former = [each for each in self._former if not each.client.unused]
         self._lines = {name: each for name, each in self._lines.items() if not each.client.unused}
-        line = self._lines[key] = _Line(deployment)
+        line = self._lines[key] = self._new_line(deployment)
         return line
+
+    def _new_line(self, deployment: Deployment) -> _Line:
+        """Raises ProviderFailed."""
+        try:
+            return _Line(deployment, self._lookup if deployment.owner is not None else None)
+        except ValueError:
+            raise ProviderFailed(Fault.MISCONFIGURED, detail="base_url is no address") from None
 
     async def _send(self, call: ProviderCall, *, stream: bool) -> Answer:
         line = self._line(call.deployment)

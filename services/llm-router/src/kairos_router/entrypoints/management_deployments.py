@@ -1,6 +1,6 @@
 """Deployments by API: the shared ones to read, an organisation's own ones to change at run time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,32 +17,13 @@ from kairos_router.adapters.price_documents import PriceDocument
 from kairos_router.adapters.price_map import price_version
 from kairos_router.adapters.sealing import Sealed
 from kairos_router.application.circuits import Circuits
-from kairos_router.application.guard_address import private_address
+from kairos_router.application.guard_address import Reach
 from kairos_router.domain.catalogue import Deployment
+from kairos_router.entrypoints.deployment_rules import check, require_key_again
 from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
 from kairos_web import CurrentContext, CurrentOrganisation, Page, Paged, Problem, requires
 
 Name = Annotated[str, Path(pattern=NAME)]
-
-# What the SDK of kind litellm may be told by an organisation; other options name files and profiles of ours.
-_SAFE_OPTIONS = frozenset({"api_version", "organization", "vertex_project", "vertex_location", "region_name"})
-# Providers of that SDK that know no other credential than the key they are given.
-_KEY_ONLY = frozenset(
-    {
-        "anthropic",
-        "cohere",
-        "deepseek",
-        "fireworks_ai",
-        "gemini",
-        "groq",
-        "mistral",
-        "openrouter",
-        "perplexity",
-        "together_ai",
-        "xai",
-    }
-)
-_SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +34,7 @@ class Catalogues:
     store: PostgresCatalogue
     circuits: Circuits
     surroundings: Surroundings
-    private_providers: bool = False
+    reach: Reach = field(default_factory=Reach)
     memory: int = 100
 
 
@@ -155,37 +136,6 @@ def _key(entry: Entry) -> KeyView:
     return KeyView(source="environment" if variable else "none", variable=variable)
 
 
-def _refuse(code: str, title: str, detail: str = "") -> Problem:
-    return Problem(422, code, title, detail)
-
-
-def _check(parts: Catalogues, body: DeploymentIn, *, has_key: bool) -> None:
-    """What the file may say and an organisation may not. Raises Problem 422."""
-    if body.kind in {"openai", "litellm"} and (body.kind == "openai" or body.base_url):
-        if not body.base_url.startswith(("http://", "https://")):
-            raise _refuse("invalid_address", "base_url must be an http address")
-        if not parts.private_providers and private_address(body.base_url):
-            raise _refuse(
-                "private_address",
-                "The address is inside this installation's own network",
-                "KAIROS_ROUTER_PRIVATE_PROVIDERS=true allows such addresses",
-            )
-    if body.kind == "litellm":
-        if body.model.partition("/")[0] not in _KEY_ONLY or not has_key:
-            raise _refuse("needs_own_key", "This provider needs a key of your own here", body.model)
-        if set(body.options) - _SAFE_OPTIONS:
-            raise _refuse("invalid_option", f"Allowed options: {', '.join(sorted(_SAFE_OPTIONS))}")
-    if any(name.lower() in _SECRET_HEADERS for name in body.headers):
-        raise _refuse("secret_in_header", "Give the provider's key as api_key; headers are shown")
-    variable = body.api_key_env
-    if variable is not None and variable not in parts.surroundings.key_names:
-        raise _refuse(
-            "variable_not_allowed",
-            "Organisations may not use this variable",
-            "KAIROS_ROUTER_PROVIDER_KEY_NAMES lists those they may",
-        )
-
-
 def _sealed(parts: Catalogues, entry: Entry, body: DeploymentIn, before: Entry | None) -> Sealed | None:
     """The sealed key of the row to be. Raises Problem 409."""
     if "api_key" not in body.model_fields_set:
@@ -266,7 +216,11 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         before = await parts.store.find(organisation_id, "deployment", name)
         document = body.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"api_key"})
         sealed = _sealed(parts, Entry(organisation_id, "deployment", name, document), body, before)
-        _check(parts, body, has_key=sealed is not None)
+        check(body, parts.reach, parts.surroundings, parts.live.current(), has_key=sealed is not None)
+        require_key_again(before, document, key_given="api_key" in body.model_fields_set)
+        if expected is None and not only_new and before is not None and sealed is before.sealed:
+            # A key that is taken over is the one that was read, and not one that is removed meanwhile.
+            expected = before.version
         price = None
         if isinstance(body.price, PriceDocument):
             price = Named(price_version(document["price"]), document["price"])

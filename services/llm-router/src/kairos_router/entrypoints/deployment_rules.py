@@ -1,0 +1,104 @@
+"""What the file may say of a deployment and an organisation may not (docs/decisions/0021)."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from kairos_router.adapters.assembly import Surroundings, lends
+from kairos_router.adapters.catalogue_documents import DeploymentDocument, Entry
+from kairos_router.adapters.litellm_request import KEY_ONLY
+from kairos_router.adapters.openai_upstream import FRAMING
+from kairos_router.application.guard_address import InvalidAddress, Reach, origin
+from kairos_router.domain.catalogue import Catalogue
+from kairos_web import Problem
+
+# What the SDK of kind litellm may be told by an organisation; other options name files and profiles of ours.
+_SAFE_OPTIONS = frozenset({"api_version", "organization"})
+_SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"})
+_OUR_HEADERS = FRAMING | {"host", "traceparent", "x-kairos-attempt-id"}
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_PATH = re.compile(r"[!\"$->@-\[\]-~]*")
+_PRINTABLE = re.compile(r"[\t -~\x80-\xff]*")
+
+
+def check(
+    body: DeploymentDocument, reach: Reach, surroundings: Surroundings, shared: Catalogue, *, has_key: bool
+) -> None:
+    """Raises Problem 422."""
+    if body.kind == "openai":
+        _check_address(body, reach)
+    elif body.kind == "litellm":
+        _check_sdk(body, has_key=has_key)
+    _check_headers(body.headers)
+    variable = body.api_key_env
+    if variable is None:
+        return
+    if variable not in surroundings.key_names:
+        raise _refuse(
+            "variable_not_allowed",
+            "Organisations may not use this variable",
+            "KAIROS_ROUTER_PROVIDER_KEY_NAMES lists those they may",
+        )
+    if body.kind == "openai" and not lends(shared, surroundings.environment.get(variable), body.base_url):
+        raise _refuse(
+            "key_not_lent_there", "This variable's key goes only where a shared deployment sends it", variable
+        )
+
+
+def _check_address(body: DeploymentDocument, reach: Reach) -> None:
+    try:
+        _, host, port = origin(body.base_url)
+    except InvalidAddress as error:
+        raise _refuse("invalid_address", "base_url must be a plain http address") from error
+    if not _PATH.fullmatch(body.path):
+        raise _refuse("invalid_address", "path must be a plain path; a query stands in query")
+    if not reach.may_be_named(host, port):
+        raise _refuse(
+            "private_address",
+            "The address is inside this installation's own network",
+            "KAIROS_ROUTER_PROVIDER_NETWORKS names the networks inside that are allowed",
+        )
+
+
+def _check_sdk(body: DeploymentDocument, *, has_key: bool) -> None:
+    if body.provider not in KEY_ONLY or not has_key:
+        raise _refuse("needs_own_key", "This provider needs a key of your own here", body.provider)
+    if body.base_url:
+        raise _refuse("invalid_address", "Deployments of kind litellm are at their provider's own address")
+    if set(body.options) - _SAFE_OPTIONS:
+        raise _refuse("invalid_option", f"Allowed options: {', '.join(sorted(_SAFE_OPTIONS))}")
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if name.lower() in _SECRET_HEADERS:
+            raise _refuse("secret_in_header", "Give the provider's key as api_key; headers are shown")
+        if name.lower() in _OUR_HEADERS or not _TOKEN.fullmatch(name) or not _PRINTABLE.fullmatch(value):
+            raise _refuse("invalid_header", "A deployment can't set this header", name)
+
+
+def require_key_again(before: Entry | None, document: Mapping[str, Any], *, key_given: bool) -> None:
+    """A kept key goes nowhere else than it was given for: nobody reads it by moving the deployment.
+
+    Raises Problem 422.
+    """
+    if before is None or before.sealed is None or key_given:
+        return
+    if _destination(before.document) != _destination(document):
+        raise _refuse(
+            "key_needed_again",
+            "The key was given for another address or provider: give it again, or null",
+        )
+
+
+def _destination(document: Mapping[str, Any]) -> tuple[str, ...]:
+    kind = str(document.get("kind", ""))
+    if kind != "openai":
+        return kind, str(document.get("provider", ""))
+    parts = urlsplit(str(document.get("base_url", "")))
+    return kind, parts.scheme, parts.netloc.lower()
+
+
+def _refuse(code: str, title: str, detail: str = "") -> Problem:
+    return Problem(422, code, title, detail)
