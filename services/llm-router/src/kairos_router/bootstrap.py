@@ -60,6 +60,7 @@ from kairos_router.entrypoints.cached_answers import CachedAnswers
 from kairos_router.entrypoints.chat import CHAT, Chat
 from kairos_router.entrypoints.completions import Completions
 from kairos_router.entrypoints.credentials import Gate
+from kairos_router.entrypoints.described import described
 from kairos_router.entrypoints.embeddings import EMBEDDINGS, Embeddings
 from kairos_router.entrypoints.kept_flows import usage_fields_of_hit
 from kairos_router.entrypoints.management_decisions import add_decisions
@@ -342,9 +343,11 @@ def build_app(router: Router) -> FrontDoor:
     management.add_money(app, router.wallet, router.holder, time.monotonic)
     add_quotas(app, router.quota_store, router.quotas)
     add_cache(app, router.cache_store, router.cache_policies, semantic=weights_installed())
+    offered = operations(router)
+    app.state.more_paths = described(offered)
     api = OpenAIApi(
         router.gate,
-        operations(router),
+        offered,
         router.completions.refusal,
         service=SERVICE,
         max_body=router.settings.max_body,
