@@ -324,6 +324,18 @@ async def test_a_purge_and_a_shorter_time_hold_for_what_is_kept_already(store: A
     assert cache_header(await desk.ask(ask_for())) == b"miss"
 
 
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": "seven"}, {"prompt_tokens": -7}, ["x"], {"prompt_tokens": 2**60}]
+)
+async def test_usage_that_can_not_be_true_spoils_neither_the_answer_nor_what_is_kept(usage: Any) -> None:
+    desk = desk_over(MemoryAnswers())
+    desk.provider.document = document() | {"usage": usage}
+    assert cache_header(await desk.ask(ask_for())) == b"miss"
+    assert cache_header(await desk.ask(ask_for())) == b"hit"
+    [(_, kept)] = desk.notes
+    assert (kept.input_tokens, kept.output_tokens) == (0, 0)
+
+
 async def test_kept_answers_do_not_outlive_who_answers_their_route(store: Any) -> None:
     desk = desk_over(store)
     await desk.ask(ask_for())

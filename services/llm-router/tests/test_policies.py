@@ -250,6 +250,8 @@ async def test_a_count_is_what_tiktoken_counts_and_a_margin_and_leaves_pictures_
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
     with_picture = {"messages": [{"role": "user", "content": [{"type": "text", "text": PROSE}, picture]}]}
     assert (await counter.count(with_picture, tokenizer))[0] < tokens + 60
+    posing = {"messages": [{"role": "user", "content": "data:image/png;base64," + PROSE}]}
+    assert (await counter.count(posing, tokenizer))[0] >= tokens, "text that begins like a picture is text"
 
 
 def test_faults_know_whether_to_try_again_and_when() -> None:

@@ -438,13 +438,16 @@ def test_a_request_says_which_dearer_kinds_it_can_cause() -> None:
             "modalities": ["text", "audio"],
             "service_tier": "flex",
             "web_search_options": {"search_context_size": "low"},
-            "tools": [{"type": "web_search_20250305", "max_uses": 3}, {"type": "function"}],
         },
         10,
     )
     assert ask.kinds == AUDIO_IN | AUDIO_OUT | IMAGES_IN
     assert (ask.images, ask.service) == (1, "flex")
-    assert dict(ask.tool_calls) == {"web_search.low": 1, "web_search.medium": 3}
+    assert dict(ask.tool_calls) == {"web_search.low": 1}
+    tools = [{"type": "web_search_20250305", "max_uses": 3}, {"type": "function"}]
+    searching = parse_ask({**ask.payload, "tools": tools}, 10)
+    assert dict(searching.tool_calls) == {"web_search.low": 1, "web_search.medium": 3}
+    assert searching.kinds == ANYTHING, "nobody knows what a search finds"
 
 
 @pytest.mark.parametrize(
@@ -455,6 +458,8 @@ def test_a_request_says_which_dearer_kinds_it_can_cause() -> None:
         {"usage": {"input_tokens": 0, "output_tokens": 0}},
         {"usageMetadata": {"promptTokenCount": 0}},
         {"usage": {"something": 1}},
+        {"usage": {"prompt_tokens": 2**63, "completion_tokens": 2}},
+        {"usage": {"input_tokens": 3, "output_tokens": 2**31}},
         {},
     ],
 )

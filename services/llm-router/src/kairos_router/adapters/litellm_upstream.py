@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from kairos_router.adapters.embedding_documents import embeddings_reply, texts_of
 from kairos_router.adapters.litellm_errors import failure_of
 from kairos_router.adapters.litellm_request import arguments, embedding_arguments
+from kairos_router.adapters.operations import embeddings_usage
 from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import (
     Fault,
@@ -82,8 +84,10 @@ class LiteLLMUpstream:
         texts_of(call)
         answer = await self._ask(call, "aembedding", embedding_arguments(call))
         document = answer.model_dump(mode="json")
-        tokens = int((document.get("usage") or {}).get("prompt_tokens") or 0)
-        return embeddings_reply(call, [each["embedding"] for each in document["data"]], tokens)
+        usage = embeddings_usage(document)
+        vectors = [each["embedding"] for each in document["data"]]
+        # Without believable figures the reply tells none, and what was sent is charged.
+        return replace(embeddings_reply(call, vectors, usage.input_tokens if usage else 0), usage=usage)
 
     async def _ask(self, call: ProviderCall, name: str, asked: dict[str, Any]) -> Any:
         await self.warm()

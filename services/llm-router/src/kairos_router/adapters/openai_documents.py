@@ -20,12 +20,21 @@ _EVENT = re.compile(rb".*?(?:\r?\n){2}", re.DOTALL)
 # Line ends of an event of one line, its separator included.
 _ONE_LINE = 2
 _SHORTEST_SEPARATOR = 2
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+# By these a gateway behind us would answer with another model, or with tools, than the hold was made for.
+_CHOICES = frozenset({"models", "fallbacks", "provider", "plugins", "route", "transforms"})
+_OURS = _CHOICES | {"max_tokens", "max_completion_tokens"}
+
+
+def without_choices(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's document without what would choose anew there: a price is for its model."""
+    return {name: value for name, value in payload.items() if name not in _CHOICES}
 
 
 def request_body(call: ProviderCall, *, stream: bool) -> bytes:
     """The caller's document with our model, the clamped output limit and, for streams, usage asked for."""
-    body = {name: value for name, value in call.payload.items() if name not in _OUTPUT_LIMITS}
+    body = {name: value for name, value in call.payload.items() if name not in _OURS}
     body["model"] = call.deployment.model
     body[call.deployment.max_tokens_field] = call.max_tokens
     if stream:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from kairos_router.adapters.openai_documents import EventTail, event_documents
+from kairos_router.adapters.openai_documents import EventTail, event_documents, without_choices
 from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed, ProviderReply
 from kairos_router.domain.pricing import Usage
@@ -22,7 +22,11 @@ _HOSTED_CALLS = {
 
 def response_body(call: ProviderCall) -> bytes:
     """The caller's document with our model and output limit. Nothing is stored at the provider."""
-    body = {**call.payload, "model": call.deployment.model, "max_output_tokens": call.max_tokens}
+    body = {
+        **without_choices(call.payload),
+        "model": call.deployment.model,
+        "max_output_tokens": call.max_tokens,
+    }
     body["store"] = False
     return orjson.dumps(body)
 

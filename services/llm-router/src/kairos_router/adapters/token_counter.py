@@ -40,20 +40,27 @@ PIECE = 32_768
 # Counting less than this takes less than handing it to a thread.
 AT_ONCE = 2_048
 _PICTURE = "data:image/"
+_PICTURED = ("image_url", "input_image")
+
+
+def _is_picture(value: object) -> bool:
+    address = value.get("url") if isinstance(value, Mapping) else value
+    return isinstance(address, str) and address.startswith(_PICTURE)
 
 
 def _texts(value: object) -> Iterator[str]:
     """Every string and number of a document, and the names of its fields with what sets them apart.
 
-    A picture in an address is no text: it has a bound of its own.
+    A picture in an address is no text: it has a bound of its own. Text that begins like one is text.
     """
     if isinstance(value, str):
-        if not value.startswith(_PICTURE):
-            yield value
+        yield value
     elif isinstance(value, Mapping):
+        pictured = value.get("type") in _PICTURED
         for name, each in value.items():
             yield f'"{name}": '
-            yield from _texts(each)
+            if not (pictured and name == "image_url" and _is_picture(each)):
+                yield from _texts(each)
     elif isinstance(value, list):
         for each in value:
             yield from _texts(each)

@@ -7,14 +7,15 @@ and tool prompts beside the rest. A figure that can't be true makes the whole re
 from collections.abc import Mapping
 from typing import Any
 
-from kairos_router.domain.pricing import STANDARD, Usage
+from kairos_router.domain.pricing import MOST_TOKENS, STANDARD, Usage
 
 _SERVICES = frozenset({"batch", "flex", "priority"})
 _NOTHING: Mapping[str, Any] = {}
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    believable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return value if believable else None  # type: ignore[return-value] # an int, as was checked
 
 
 def _of(document: Mapping[str, Any], *names: str) -> int:

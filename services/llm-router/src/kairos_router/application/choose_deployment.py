@@ -12,6 +12,7 @@ from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Hold
 from kairos_router.domain.catalogue import Choice, Deployment
 from kairos_router.domain.decision import NO_PRICE, RefusedStep
+from kairos_router.domain.lease import MOST_ATTEMPT
 from kairos_router.domain.policy import Ranking
 from kairos_router.domain.selection import Rung, clamped, fitting, ladder
 from kairos_router.domain.stream_hold import opening_hold
@@ -20,6 +21,7 @@ __all__ = ["Chooser", "Chosen", "Circuits", "NoneAvailable", "Options", "Refused
 
 # What is held for a model nobody has a price of: enough to be told whether a budget applies.
 UNPRICED_HOLD = 1
+_TOO_MUCH = Refusal(None, None, "organisation", MOST_ATTEMPT, MOST_ATTEMPT)
 
 
 class Refused(Exception):  # noqa: N818 - reads as the fact it states
@@ -98,8 +100,11 @@ class Chooser:
             amount = opening_hold(ask, wanted.deployment, wanted.max_tokens)
             # The first look needs no coroutine: on a warm lease it is the only one.
             model = wanted.deployment.model
-            hold = self._wallet.try_hold(caller, amount, attempt_id, model)
+            fits = amount <= MOST_ATTEMPT
+            hold = self._wallet.try_hold(caller, amount, attempt_id, model) if fits else None
             try:
+                if not fits:
+                    raise BudgetExceeded(_TOO_MUCH)
                 return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id, model))
             except BudgetExceeded as error:
                 steps.append(_step(wanted, amount, error.refusal))

@@ -8,6 +8,7 @@ from uuid import UUID
 from kairos_router.domain.catalogue import Capability, Deployment, Priority
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import (
+    ANYTHING,
     AUDIO_IN,
     AUDIO_OUT,
     CACHE_WRITES,
@@ -29,6 +30,11 @@ ESTIMATE_MARGIN_TOKENS = 8
 MAX_CHOICES = 128
 # The most calls of a paid tool one request may make, unless it names a smaller number itself.
 MAX_TOOL_CALLS = 16
+
+# Models of the BERT family put a token before and one after each input of an embeddings request.
+MARKS_PER_INPUT = 2
+# Windows of input a tool may read at the provider that nobody has a price of.
+UNPRICED_TOOL_CALLS = 4
 
 PRIORITIES: tuple[Priority, ...] = ("batch", "normal", "interactive")
 # What a provider is asked to do; the words of usage records.
@@ -68,6 +74,8 @@ class Ask:
     `kinds` says which dearer kinds of tokens the request can cause (see pricing), `tool_calls` the most
     calls of paid tools, `service` the service tier asked for.
     `tokens` is how many tokens the text really has, once counted, by the `tokenizer` of that name.
+    `opaque`: its bytes do not bound its tokens, as with files by id or what a search finds; only the context
+    window does. `predicted` is how many tokens of a foretold answer may be charged beside the real one.
     """
 
     model: str
@@ -88,6 +96,8 @@ class Ask:
     service: str = STANDARD
     tokens: int | None = None
     tokenizer: str | None = None
+    opaque: bool = False
+    predicted: int = 0
 
 
 def _positive(payload: Mapping[str, Any], name: str, most: int | None = None) -> int | None:
@@ -122,6 +132,24 @@ def kinds_of_parts(messages: Sequence[Any]) -> tuple[int, int]:
     return kinds, images
 
 
+_WHOLE_PARTS = frozenset({"text", "refusal", "thinking", "input_text", "output_text", "input_audio"})
+
+
+def opaque_kinds(messages: Sequence[Any]) -> int | None:
+    """The kinds of what stands elsewhere or is packed, so that its size tells nothing; None without any."""
+    found: int | None = None
+    for message in messages:
+        if message.get("audio"):
+            found = (found or PLAIN) | AUDIO_IN  # An earlier answer's, by its id.
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            kind = str(part.get("type")) if isinstance(part, dict) else "text"
+            if kind in _WHOLE_PARTS or _PART_KINDS.get(kind) == IMAGES_IN:
+                continue
+            found = (found or PLAIN) | (IMAGES_IN if "file" in kind else IMAGES_IN | AUDIO_IN)
+    return found
+
+
 def kinds_of_answer(payload: Mapping[str, Any]) -> int:
     """Which dearer kinds of output the request asks for."""
     modalities = payload.get("modalities")
@@ -150,10 +178,23 @@ def paid_tools(payload: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
             continue
         if name == "web_search":
             name = f"web_search.{tool.get('search_context_size') or 'medium'}"
-        most = tool.get("max_uses") or payload.get("max_tool_calls")
-        bounded = isinstance(most, int) and not isinstance(most, bool) and most > 0
-        found[name] = max(found.get(name, 0), int(most) if bounded and most else MAX_TOOL_CALLS)
+        limits = [
+            _positive(of, key, MAX_CHOICES) for of, key in ((tool, "max_uses"), (payload, "max_tool_calls"))
+        ]
+        most = max((limit for limit in limits if limit is not None), default=MAX_TOOL_CALLS)
+        found[name] = max(found.get(name, 0), most)
     return tuple(found.items())
+
+
+def hosted_rounds(payload: Mapping[str, Any], paid: Sequence[tuple[str, int]]) -> int:
+    """How often the provider may read the input again for tools it runs itself; 0 when it runs none."""
+    tools = payload.get("tools")
+    kinds = [tool.get("type") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    hosted = [str(kind) for kind in kinds if kind not in (None, "function", "custom")]
+    if not hosted:
+        return 0
+    unpriced = not all(kind.startswith(_PAID_TOOLS) for kind in hosted)
+    return sum(calls for _, calls in paid) + (UNPRICED_TOOL_CALLS if unpriced else 0)
 
 
 _PAID_TOOLS = ("web_search", "file_search", "code_interpreter")
@@ -199,6 +240,8 @@ def parse_ask(payload: object, size: int) -> Ask:
     limits = [_positive(payload, name) for name in ("max_tokens", "max_completion_tokens")]
     kinds, images = kinds_of_parts(messages)
     kinds |= kinds_of_answer(payload)
+    calls, elsewhere = paid_tools(payload), opaque_kinds(messages)
+    rounds = hosted_rounds(payload, calls)
     return Ask(
         model=model,
         payload=payload,
@@ -209,9 +252,12 @@ def parse_ask(payload: object, size: int) -> Ask:
         include_usage=bool(options and options.get("include_usage")),
         images=images,
         needs=_needs(payload, kinds, stream=stream),
-        kinds=kinds,
-        tool_calls=paid_tools(payload),
+        kinds=ANYTHING if rounds else kinds | (elsewhere or PLAIN),
+        tool_calls=calls,
         service=service_of(payload),
+        inputs=rounds + 1,
+        opaque=bool(calls or rounds) or elsewhere is not None,
+        predicted=size if payload.get("prediction") else 0,
     )
 
 
@@ -228,12 +274,15 @@ def bounds_on(ask: Ask, deployment: Deployment, max_tokens: int) -> Bounds:
     if ask.tokens is not None and ask.tokenizer == deployment.tokenizer and ask.longest is None:
         size = min(size, ask.tokens)
     text = size + ask.images * deployment.image_tokens + deployment.input_margin
+    if ask.operation == "embeddings":
+        text += MARKS_PER_INPUT * ask.inputs
+    window = deployment.context_window * ask.inputs
     kinds = ask.kinds
     if deployment.price.charges_cache_writes and mentions(ask.payload, "cache_control"):
         kinds |= CACHE_WRITES
     return Bounds(
-        min(text, deployment.context_window * ask.inputs),
-        max_tokens * ask.choices,
+        window if ask.opaque else min(text, window),
+        max_tokens * ask.choices + ask.predicted,
         kinds,
         ask.images,
         ask.tool_calls,
@@ -262,7 +311,9 @@ def estimate_usage(ask: Ask, deployment: Deployment, max_tokens: int, content_by
     bounds = bounds_on(ask, deployment, max_tokens)
     seen = tokens_in(ask.size) + ask.images * deployment.image_tokens
     return Usage(
-        input_tokens=min(seen, bounds.input_tokens),
+        input_tokens=bounds.input_tokens if ask.opaque else min(seen, bounds.input_tokens),
         output_tokens=min(tokens_in(content_bytes), bounds.output_tokens),
         estimated=True,
+        images=ask.images,
+        tool_calls=ask.tool_calls,
     )

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
+# nano-USD one attempt may hold or cost: a million USD. More is a mistake or a lie, and would not fit the
+# numbers of the ledger, with all that is reported in the same message.
+MOST_ATTEMPT = 10**15
+# What one lease without a limit serves before another one is asked for.
+MOST_UNLIMITED = 10**17
+
 
 class DoesNotFit(Exception):  # noqa: N818 - reads as the fact it states
     """The hold is larger than what is free in the lease; nothing was taken."""
@@ -52,7 +58,8 @@ class Balance:
         return max(0, self.granted - self.held - self.settled)
 
     def fits(self, amount: int) -> bool:
-        return self.unlimited or amount <= self.granted - self.held - self.settled
+        most = MOST_UNLIMITED if self.unlimited else self.granted
+        return amount <= most - self.held - self.settled
 
     def take(self, amount: int) -> Self:
         """Hold `amount`. Raises DoesNotFit."""

@@ -7,6 +7,8 @@ of a nano-dollar per token stays exact. An attempt's cost is rounded up once, to
 from dataclasses import dataclass, field
 
 PER_MILLION = 1_000_000
+# No request has more tokens than this; with a larger figure sums would not fit the ledger's numbers.
+MOST_TOKENS = 1 << 30
 TOKENS_PER_PRICE = PER_MILLION
 
 STANDARD = "standard"

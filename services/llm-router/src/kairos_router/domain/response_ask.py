@@ -9,10 +9,12 @@ from typing import Any
 
 from kairos_router.domain import fields
 from kairos_router.domain.ask import (
+    MAX_CHOICES,
     Ask,
     InvalidAsk,
     kinds_of_answer,
     kinds_of_parts,
+    opaque_kinds,
     paid_tools,
     service_of,
 )
@@ -102,7 +104,10 @@ def _hosted_calls(body: Mapping[str, Any], tools: list[Mapping[str, Any]]) -> in
     """How often tools at the provider may run; a request that does not say gets a limit, so money has one."""
     if all(tool.get("type") in _CALLERS_TOOLS for tool in tools):
         return 0
-    return fields.positive(body, "max_tool_calls") or HOSTED_TOOL_CALLS
+    wanted = fields.positive(body, "max_tool_calls")
+    if wanted is not None and wanted > MAX_CHOICES:
+        raise InvalidAsk(f"'max_tool_calls' must be at most {MAX_CHOICES}", "max_tool_calls")
+    return wanted or HOSTED_TOOL_CALLS
 
 
 def _format(body: Mapping[str, Any]) -> str:
@@ -129,7 +134,8 @@ def parse_response_ask(payload: object, size: int) -> Ask:
     ):
         fields.optional(body, name, kind, noun)
     stream = fields.flag(body, "stream")
-    kinds, images = kinds_of_parts([{"content": list(parts_of(items))}])
+    parts = [{"content": list(parts_of(items))}]
+    (kinds, images), elsewhere = kinds_of_parts(parts), opaque_kinds(parts)
     native = _native(body, items, tools)
     form = _format(body)
     kinds |= kinds_of_answer(body)
@@ -158,7 +164,8 @@ def parse_response_ask(payload: object, size: int) -> Ask:
         needs=frozenset(capability for capability, needed in wanted.items() if needed),
         operation="responses",
         native=native,
-        kinds=ANYTHING if hosted else kinds,
+        kinds=ANYTHING if hosted else kinds | (elsewhere or 0),
+        opaque=bool(hosted) or elsewhere is not None,
         tool_calls=paid_tools(body),
         service=service_of(body),
     )

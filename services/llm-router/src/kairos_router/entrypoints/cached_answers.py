@@ -20,6 +20,7 @@ from kairos_router.application.embed_text import EmbedderAbsent
 from kairos_router.application.explain_failure import Explanation
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.cache_key import Plan, plan
+from kairos_router.domain.pricing import MOST_TOKENS
 from kairos_router.domain.replay import events_of
 from kairos_router.entrypoints.chat import Answers
 from kairos_router.entrypoints.completions import Flow, Served
@@ -301,5 +302,11 @@ def _fresh(kept: Kept | None, planned: Plan) -> TypeGuard[Kept]:
 
 
 def _usage(body: bytes) -> tuple[int, int]:
-    usage = orjson.loads(body).get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    """Tokens of input and output, 0 where the provider told none or what can't be true."""
+    usage = orjson.loads(body).get("usage")
+    told = usage if isinstance(usage, dict) else {}
+    return _tokens(told.get("prompt_tokens")), _tokens(told.get("completion_tokens"))
+
+
+def _tokens(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
