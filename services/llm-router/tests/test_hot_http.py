@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kairos_router.entrypoints.hot_http import ClientGone, TooLarge, Wire
+from kairos_router.entrypoints.hot_http import ClientGone, HotProtocol, TooLarge, Wire
 
 LIMIT = 100_000
 JSON = [(b"content-type", b"application/json")]
@@ -362,3 +362,36 @@ async def test_the_callers_address_is_a_trusted_proxys_word(
     caller = await connect()
     caller.say(post(b"a", *([forwarded] if forwarded else [])))
     assert (await caller.answer())[2] == address
+
+
+class Impatient(HotProtocol):
+    """Keeps idle connections for a moment only."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.timeout_keep_alive = PATIENCE_S  # type: ignore[assignment] # uvicorn's settings are whole seconds
+
+
+PATIENCE_S = 0.5
+
+
+async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(app: App, kit: SimpleNamespace) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def slow(wire: Wire) -> None:
+        body = await wire.read(LIMIT)
+        late = asyncio.Event()
+        loop.call_later(3 * PATIENCE_S, late.set)
+        await late.wait()
+        wire.answer(200, JSON, body)
+
+    async with kit.serving(app, http=Impatient) as url:
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
+        for handler in (app.echo, slow, app.echo):
+            app.handler = handler
+            caller.say(post(b"hello"))
+            assert (await caller.answer())[0] == 200
+        answered = loop.time()
+        assert await caller.closed()
+        assert loop.time() - answered > PATIENCE_S / 2
+        caller.writer.close()

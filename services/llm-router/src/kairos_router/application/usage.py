@@ -47,7 +47,7 @@ def usage_fields(attempt: Attempt, settlement: Settlement) -> dict[str, Any]:
         "estimated": usage.estimated,
         "error": settlement.error,
     }
-    fields.update((name, value) for name, value in seldom.items() if value)
+    fields |= {name: value for name, value in seldom.items() if value}
     return fields
 
 

@@ -216,6 +216,7 @@ class HotProtocol(HttpToolsProtocol):
         self._running: object = None
         self._dated: list[tuple[bytes, bytes]] | None = None
         self._fixed = b""
+        self._idle_since = 0.0
 
     def fixed(self) -> bytes:
         """What every answer carries: uvicorn renews the date once a second."""
@@ -249,8 +250,38 @@ class HotProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self._handler))
 
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if not self._idle_since:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_later(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        # The timer goes on: a timer stopped and started for each request costs more than a look in vain.
+        self._idle_since = 0.0
+
+    def _look_later(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        super()._unset_keepalive_if_required()
         # uvicorn tells the request that came last; the one being answered may be an earlier one.
         running = self._running
         if isinstance(running, Wire) and not running.response_complete and not running.disconnected:
