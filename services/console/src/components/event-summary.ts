@@ -3,7 +3,7 @@ import type { FeedEvent } from "@/lib/types";
 
 /** One line that says what happened, in the reader's words; the type itself for one we have no words for. */
 export function eventSummary(event: FeedEvent, t: Translate): string {
-  const key = `event.${event.type}`;
+  const key = wording(event);
   if (!isTextKey(key)) return event.type;
   const values: Record<string, string | number> = {};
   for (const [name, value] of Object.entries(event.data)) {
@@ -12,10 +12,19 @@ export function eventSummary(event: FeedEvent, t: Translate): string {
   return t(key, values);
 }
 
+/** Most types have one sentence; a limit that was passed and one that will be are two. */
+function wording({ type, data }: FeedEvent): string {
+  if (type === "budget.threshold.reached.v1" && data.kind === "forecast") return `event.${type}.forecast`;
+  if (type === "cache.ttl.changed.v1" && data.route === null) return `event.${type}.all`;
+  return `event.${type}`;
+}
+
 function word(name: string, value: string | number, t: Translate): string | number {
-  for (const key of [`${name}.${value}`, `botState.${value}`, `health.${value}`]) {
+  const keys = [`${name}.${value}`, `botState.${value}`, `health.${value}`, `budgets.scope.${value}`];
+  for (const key of keys) {
     const fits =
       name === "channel" ||
+      (name === "scope" && key.startsWith("budgets")) ||
       (name === "to_state" && key.startsWith("bot")) ||
       (name === "to_health" && key.startsWith("health"));
     if (fits && isTextKey(key)) return t(key);
@@ -27,6 +36,7 @@ const DOMAIN_COLORS: Record<string, string> = {
   conversation: "kairos",
   bot: "indigo",
   llm: "grape",
+  cache: "grape",
   budget: "green",
   audit: "gray",
   auth: "orange",

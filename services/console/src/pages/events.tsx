@@ -25,7 +25,7 @@ import type { FeedEvent } from "@/lib/types";
 import classes from "./events.module.css";
 
 const SHOWN = 200;
-export const DOMAINS = ["conversation", "bot", "llm", "budget", "audit", "auth", "ops"] as const;
+export const DOMAINS = ["conversation", "bot", "llm", "cache", "budget", "audit", "auth", "ops"] as const;
 export type Domain = (typeof DOMAINS)[number];
 
 function Fact({ label, children }: { label: string; children: string }) {

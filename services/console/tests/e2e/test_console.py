@@ -157,7 +157,7 @@ def test_an_event_appears_without_a_reload_and_can_be_opened_and_filtered(
     budget = {"name": "Browser test", "scope": "organisation", "period": "total", "limit_usd": "40"}
     console.stack.client("budget-analytics").post("/budgets", budget)
     expect(rows).to_have_count(known + 1)
-    expect(rows.first).to_contain_text("A budget of the organisation changed")
+    expect(rows.first).to_contain_text("A budget changed (Organisation)")
     page.get_by_test_id("events").get_by_role("button").first.click()
     details = page.get_by_role("dialog", name="budget.definition.changed.v1")
     expect(details).to_contain_text("40000000000")

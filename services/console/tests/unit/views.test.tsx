@@ -135,6 +135,21 @@ describe("an event", () => {
     );
   });
 
+  it.each([
+    ["llm.usage_batch.recorded.v1", { attempts: 2, models: { m: 2 } }, "Calls to models were recorded: 2"],
+    ["budget.definition.changed.v1", { scope: "api_key" }, "A budget changed (API key)"],
+    ["budget.threshold.reached.v1", { kind: "settled", threshold_percent: 50 }, "A budget passed 50 %"],
+    [
+      "budget.threshold.reached.v1",
+      { kind: "forecast", threshold_percent: 100 },
+      "A budget will pass its limit at the present rate",
+    ],
+    ["cache.ttl.changed.v1", { route: null, ttl_seconds: 60 }, "Answers are now kept for 60 s"],
+    ["cache.ttl.changed.v1", { route: "best", ttl_seconds: 60 }, "Answers of best are now kept for 60 s"],
+  ])("%s says what is in it", (type, data, told) => {
+    expect(eventSummary(event(type, data), (key, values) => translate("en", key, values))).toBe(told);
+  });
+
   it("is named by its type when there are no words for it", () => {
     expect(eventSummary(event("x.new.thing.v9", {}), (key) => translate("en", key))).toBe("x.new.thing.v9");
   });
@@ -144,6 +159,7 @@ describe("an event", () => {
     ["conversation.message.received.v1", { bot_id: "b" }, ["conversations/b"]],
     ["bot.lifecycle.changed.v1", {}, ["bots"]],
     ["llm.usage.recorded.v1", {}, ["spend", "budgets"]],
+    ["llm.usage_batch.recorded.v1", {}, ["spend", "budgets"]],
     ["budget.threshold.reached.v1", {}, ["budgets"]],
     ["audit.entry.recorded.v1", {}, []],
   ])("%s makes stale what shows it", (type, data, keys) => {

@@ -20,6 +20,6 @@ export function staleAfter(event: FeedEvent): Key[] {
   }
   if (type.startsWith("bot.")) return [["bots"]];
   if (type.startsWith("budget.")) return [["budgets"]];
-  if (type === "llm.usage.recorded.v1") return [["spend"], ["budgets"]];
+  if (type.startsWith("llm.usage")) return [["spend"], ["budgets"]];
   return [];
 }
