@@ -8,13 +8,17 @@ from uuid import UUID
 import orjson
 
 from kairos_contracts.permissions import Actor
-from kairos_router.domain.ask import Caller
+from kairos_router.domain.ask import Caller, InvalidAsk
 from kairos_router.domain.identifiers import new_id
 from kairos_router.entrypoints.admission import Entry
 from kairos_router.entrypoints.hot_http import TooLarge, Wire
 from kairos_router.entrypoints.openai_errors import ErrorAnswer, Header
 
 OK = 200
+# What has fewer brackets can't be nested too deeply: a document is written to 254 levels, read to 1,024.
+DEEPEST = 200
+# Levels that a translation for a provider may add.
+ROOM = 16
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _JSON: tuple[Header, ...] = ((b"content-type", b"application/json"),)
 _EVENTS: tuple[Header, ...] = (
@@ -22,6 +26,17 @@ _EVENTS: tuple[Header, ...] = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+def require_shallow(payload: Any) -> None:
+    """Raises InvalidAsk for a document that can be read and not be written again."""
+    wrapped = payload
+    for _ in range(ROOM):
+        wrapped = [wrapped]
+    try:
+        orjson.dumps(wrapped)
+    except TypeError:
+        raise InvalidAsk("the body is nested too deeply") from None
 
 
 @dataclass(slots=True)
@@ -96,14 +111,18 @@ class Exchange:
         self.request_id = self.request_id or self.completion_id.hex.encode()
 
     async def read_json(self, limit: int) -> None:
-        """Read and parse the body into `payload`. Raises TooLarge, ClientGone, orjson.JSONDecodeError.
+        """Read and parse the body into `payload`.
 
         From here on the caller's going away cancels the request.
+        Raises TooLarge, ClientGone, orjson.JSONDecodeError, InvalidAsk.
         """
         if self.length > limit:
             raise TooLarge
         body = await self.wire.read(limit)
-        self.payload, self.size = orjson.loads(body), len(body)
+        payload = orjson.loads(body)
+        if body.count(b"[") + body.count(b"{") > DEEPEST:
+            require_shallow(payload)
+        self.payload, self.size = payload, len(body)
         self.wire.watch()
 
     async def count(self, tokens: int) -> None:
