@@ -113,6 +113,15 @@ def test_compose_and_chart_give_a_service_the_same_settings(service: str) -> Non
     )
 
 
+def test_compose_gives_the_router_every_variable_that_the_file_of_deployments_names() -> None:
+    text = (ROOT / "kairos.toml").read_text(encoding="utf-8")
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    named = {found or key for found, key in re.findall(r'\$\{(\w+)|_env = "(\w+)"', lines)}
+    assert "ANTHROPIC_API_KEY" in named
+    given = compose()["services"]["llm-router"]["environment"]
+    assert named == {name for name in given if not name.startswith("KAIROS_")}
+
+
 def test_the_production_file_only_overrides_services_that_exist() -> None:
     assert set(compose("docker-compose.prod.yml")["services"]) <= set(compose()["services"])
 
