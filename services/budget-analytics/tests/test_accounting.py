@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from kairos_budget.domain.budget import Scope
+from kairos_budget.domain.calendar import PeriodKind
 from kairos_testkit.databases import ClonedDatabase
 
 from .conftest import Bench, Caller  # noqa: TID252 - tests have no importable package name
@@ -100,6 +101,26 @@ async def test_an_attempt_is_reversed_once_in_every_budget_that_bore_it(bench: B
     # The attempt stays a fact: the same usage again changes nothing.
     await bench.record(usages[0], usages[1])
     assert (await bench.reading(budgets[0])).balances.settled == 60
+    await bench.assert_balanced()
+
+
+async def test_what_has_left_a_rolling_window_is_not_given_back_again(
+    bench: Bench, admin: Caller, cloned: ClonedDatabase
+) -> None:
+    total = await bench.budget(10_000, period=PeriodKind.TOTAL)
+    window = await bench.budget(1_000, period=PeriodKind.ROLLING, window_hours=24)
+    old = bench.usage(None, cost=400)
+    await bench.record(old)
+    with psycopg.connect(cloned.admin_url) as connection:
+        for table, column in (("period_buckets", "starts_at"), ("transfers", "created_at")):
+            connection.execute(f"UPDATE budget.{table} SET {column} = {column} - interval '25 hours'")  # type: ignore[arg-type]  # noqa: S608
+    await bench.record(young := bench.usage(None, cost=700))
+    made = await admin("POST", REVERSALS, {"attempt_id": str(old.message.attempt_id), "reason": "late"}, 201)
+    assert len(made["period_ids"]) == 1
+    assert (await bench.reading(total)).balances.settled == 700
+    assert (await bench.reading(window)).balances.settled == 700, "all of it was spent within the last day"
+    await admin("POST", REVERSALS, {"attempt_id": str(young.message.attempt_id), "reason": "soon"}, 201)
+    assert (await bench.reading(window)).balances.settled == 0
     await bench.assert_balanced()
 
 

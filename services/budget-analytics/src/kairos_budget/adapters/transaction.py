@@ -31,8 +31,9 @@ WHERE a.period_id = ANY(CAST(:ids AS uuid[])) AND a.leased_nano > 0 AND l.state 
     AND l.holder <> :besides
 """)
 _CHARGED_PERIODS = text("""
-SELECT DISTINCT period_id FROM transfers WHERE target = 'settled'
+SELECT period_id, min(created_at) AS charged_at FROM transfers WHERE target = 'settled'
     AND (attempt_id = :id OR posting_id = (SELECT posting_id FROM attempts WHERE id = :id))
+GROUP BY period_id
 """)
 _REVERSED = text("SELECT EXISTS (SELECT FROM adjustments WHERE attempt_id = :id)")
 _INSERT_ADJUSTMENT = text("""
@@ -169,8 +170,9 @@ class PostgresTransaction:
             self._session, period, over=over, exceeds_at=exceeds_at, crossing=crossing
         )
 
-    async def periods_charged_by(self, attempt_id: UUID) -> set[UUID]:
-        return set((await self._session.execute(_CHARGED_PERIODS, {"id": attempt_id})).scalars())
+    async def periods_charged_by(self, attempt_id: UUID) -> dict[UUID, datetime]:
+        rows = await self._session.execute(_CHARGED_PERIODS, {"id": attempt_id})
+        return {row.period_id: row.charged_at for row in rows}
 
     async def is_reversed(self, attempt_id: UUID) -> bool:
         return bool((await self._session.execute(_REVERSED, {"id": attempt_id})).scalar_one())

@@ -22,7 +22,7 @@ class UnknownAttempt(LookupError):  # noqa: N818 - reads as the fact it states
 
 
 class NotReversible(Exception):  # noqa: N818 - reads as the fact it states
-    """The attempt is not settled, cost nothing, was charged to nobody, or is reversed; nothing moves."""
+    """The attempt is not settled, cost nothing, counts nowhere any more, or is reversed; nothing moves."""
 
 
 class MoreThanSettled(Exception):  # noqa: N818 - reads as the fact it states
@@ -94,7 +94,10 @@ class CorrectSettled:
 
 @dataclass(frozen=True, slots=True)
 class ReverseAttempt:
-    """Takes back what one attempt cost, from every budget that bore it, once."""
+    """Takes back what one attempt cost, from every budget that bore it, once.
+
+    Not from a rolling window it has left: that money is available again, and would be given back twice.
+    """
 
     money: Money
 
@@ -113,12 +116,15 @@ class ReverseAttempt:
             if not settled or not periods or await tx.is_reversed(attempt_id):
                 raise NotReversible(str(attempt_id))
             await tx.lock_periods(book, periods)
+            bearing = sorted(each for each, charged_at in periods.items() if _counts(book, each, charged_at))
+            if not bearing:
+                raise NotReversible(str(attempt_id))
             made = Adjustment(
                 uuid4(),
                 organisation_id,
                 Kind.REVERSAL,
                 -attempt.cost,
-                tuple(sorted(periods)),
+                tuple(bearing),
                 reason,
                 context.actor.id,
                 attempt_id,
@@ -137,6 +143,11 @@ class ReverseAttempt:
                 organisation_id=organisation_id,
             )
         return made
+
+
+def _counts(book: Book, period_id: UUID, charged_at: datetime) -> bool:
+    window = book.windows.get(period_id)
+    return window is None or window.holds(charged_at)
 
 
 async def _keep(tx: Transaction, made: Adjustment) -> None:

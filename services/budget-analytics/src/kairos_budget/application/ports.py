@@ -162,7 +162,7 @@ class Transaction(Protocol):
     ) -> None:
         """Remember that a period began or ceased to head over its limit."""
 
-    async def periods_charged_by(self, attempt_id: UUID) -> set[UUID]:
+    async def periods_charged_by(self, attempt_id: UUID) -> dict[UUID, datetime]:
         """The periods that bore the attempt's cost, alone or in a posting."""
 
     async def is_reversed(self, attempt_id: UUID) -> bool: ...

@@ -31,7 +31,14 @@ class Window:
         return timedelta(hours=self.hours) / BUCKETS
 
     def current(self) -> datetime:
-        return self.now - (self.now - EPOCH) % self.granularity
+        return self._bucket(self.now)
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether what was settled at the moment still counts."""
+        return self._bucket(moment) in self.amounts
+
+    def _bucket(self, moment: datetime) -> datetime:
+        return moment - (moment - EPOCH) % self.granularity
 
     def due(self) -> list[datetime]:
         """Buckets of which no instant lies in the window any more."""

@@ -105,5 +105,7 @@ async def reverse(
     except UnknownAttempt as error:
         raise Problem(404, "attempt_not_found", "There is no such attempt") from error
     except (NotReversible, MoreThanSettled) as error:
-        raise Problem(409, "not_reversible", "It cost no budget anything, or was reversed") from error
+        raise Problem(
+            409, "not_reversible", "It cost no budget anything that still counts, or was reversed"
+        ) from error
     return AdjustmentOut.of(made)
