@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from kairos_router.application.circuits import Circuits, NoneAvailable
@@ -14,6 +13,7 @@ from kairos_router.domain.catalogue import Choice, Deployment
 from kairos_router.domain.decision import NO_PRICE, RefusedStep
 from kairos_router.domain.lease import MOST_ATTEMPT
 from kairos_router.domain.policy import Ranking
+from kairos_router.domain.records import record
 from kairos_router.domain.selection import Rung, clamped, fitting, ladder
 from kairos_router.domain.stream_hold import opening_hold
 
@@ -32,13 +32,13 @@ class Refused(Exception):  # noqa: N818 - reads as the fact it states
         self.steps = steps
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chosen:
     rung: Rung
     hold: Hold
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Options:
     """What may answer, best first."""
 

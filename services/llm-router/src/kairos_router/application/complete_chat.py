@@ -25,6 +25,7 @@ from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Attempt, Outcome, Settlement, released, settled, unknown
 from kairos_router.domain.catalogue import Choice, Deployment
 from kairos_router.domain.identifiers import new_id
+from kairos_router.domain.records import record
 from kairos_router.domain.selection import NothingFits, fitting, unsure
 
 Waited = TypeVar("Waited")
@@ -37,7 +38,7 @@ class DeadlineExceeded(Exception):  # noqa: N818 - reads as the fact it states
     """The asker has stopped waiting; no further attempt is made."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """`provider_seconds` is the time of the answering attempt, for telling our own overhead."""
 

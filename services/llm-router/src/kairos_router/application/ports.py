@@ -12,6 +12,7 @@ from kairos_router.domain.attempt import Attempt, Settlement
 from kairos_router.domain.catalogue import Catalogue, Deployment
 from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Usage
+from kairos_router.domain.records import record
 from kairos_router.domain.scope_index import ScopeIndex
 
 
@@ -76,7 +77,7 @@ class ProviderFailed(Exception):  # noqa: N818 - reads as the fact it states
         return seconds if 0 < seconds < float("inf") else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProviderCall:
     """`payload` is the caller's document; the adapter sets model, output limit and stream options in it."""
 
@@ -88,7 +89,7 @@ class ProviderCall:
     operation: Operation = "chat"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProviderReply:
     """A whole answer: its bytes, the same parsed, and the usage when the provider gave believable one."""
 

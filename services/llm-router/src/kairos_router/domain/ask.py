@@ -20,6 +20,7 @@ from kairos_router.domain.pricing import (
     Usage,
     worst_case,
 )
+from kairos_router.domain.records import record
 
 # English text has about four bytes a token; three leave a third as margin, and hold for most scripts.
 BYTES_PER_TOKEN = 3
@@ -63,7 +64,7 @@ class Caller:
     affinity: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ask:
     """A validated request. `payload` is the caller's document; what we do not know passes through.
 

@@ -1,6 +1,6 @@
 """One physical call of a provider, its money, and how it ended."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -9,12 +9,13 @@ from kairos_router.domain.ask import Ask, Caller, Operation, estimate_usage
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.domain.lease import MOST_ATTEMPT
 from kairos_router.domain.pricing import Usage, cost
+from kairos_router.domain.records import record
 from kairos_router.domain.selection import Degraded
 
 Outcome = Literal["settled", "released", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hold:
     """Money kept for one attempt. `lease_id` is None when the attempt can't cost anything.
 
@@ -29,7 +30,7 @@ class Hold:
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attempt:
     """An attempt that may go out: it has its own hold of at least its worst case."""
 
@@ -45,7 +46,7 @@ class Attempt:
     operation: Operation = "chat"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settlement:
     """How an attempt ended, and what it is charged.
 

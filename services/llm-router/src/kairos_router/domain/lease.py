@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
+from kairos_router.domain.records import record
+
 # nano-USD one attempt may hold or cost: a million USD. More is a mistake or a lie, and would not fit the
 # numbers of the ledger, with all that is reported in the same message.
 MOST_ATTEMPT = 10**15
@@ -39,7 +41,7 @@ class Scope:
     model_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Balance:
     """nano-USD of one lease. Always: held + settled <= granted + overspent, unless unlimited.
 

@@ -6,6 +6,8 @@ of a nano-dollar per token stays exact. An attempt's cost is rounded up once, to
 
 from dataclasses import dataclass, field
 
+from kairos_router.domain.records import record
+
 PER_MILLION = 1_000_000
 # No request has more tokens than this; with a larger figure sums would not fit the ledger's numbers.
 MOST_TOKENS = 1 << 30
@@ -212,7 +214,7 @@ UNPRICED = Price("unpriced", 0, 0, known=False)
 """Nobody knows what the model costs: it is never free, and no budget can vouch for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
     """What one attempt used. All special kinds are part of the input or output tokens.
 
@@ -252,7 +254,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bounds:
     """The most an attempt can use. `kinds` says which kinds of tokens can occur in it at all."""
 

@@ -1,12 +1,12 @@
 """Which deployments may answer, and in which order a budget is asked for them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from kairos_router.domain.ask import BYTES_PER_TOKEN_AT_MOST, Ask, bounds_on, hold_on, max_tokens_on
 from kairos_router.domain.catalogue import Capability, Deployment
 from kairos_router.domain.pricing import affordable_output
+from kairos_router.domain.records import record
 
 Degraded = Literal["budget.clamped", "budget.cheaper", "budget.local"]
 
@@ -22,7 +22,7 @@ class NothingFits(Exception):  # noqa: N818 - reads as the fact it states
         self.reasons = reasons
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rung:
     """One way to answer. `degraded` tells the caller what the budget made of the request."""
 

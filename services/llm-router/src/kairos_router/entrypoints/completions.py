@@ -1,7 +1,6 @@
 """The use cases as /v1 calls them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Protocol, Self
@@ -17,12 +16,13 @@ from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.attempt import Attempt
 from kairos_router.domain.catalogue import ModelNotFound
 from kairos_router.domain.decision import Decision
+from kairos_router.domain.records import record
 from kairos_router.entrypoints.openai_errors import INTERNAL, ErrorAnswer, Header, error_answer
 
 UNKNOWN_ROUTE = "(unknown)"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Served:
     """A whole answer to a caller. `tokens` is what it used, input and output."""
 
