@@ -1,12 +1,14 @@
 """How /v1 behaves on the wire: framing, pipelines, slow and rude clients, limits, disconnects."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kairos_router.entrypoints import hot_http
 from kairos_router.entrypoints.hot_http import ClientGone, HotProtocol, TooLarge, Wire
 
 LIMIT = 100_000
@@ -395,3 +397,60 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(app: App, kit:
         assert await caller.closed()
         assert loop.time() - answered > PATIENCE_S / 2
         caller.writer.close()
+
+
+async def test_an_endless_head_is_broken_off(connect: Any) -> None:
+    caller = await connect()
+    caller.say(b"POST /v1/x HTTP/1.1\r\nX-Long: ")
+    with contextlib.suppress(ConnectionError):
+        for _ in range(64):
+            caller.say(b"a" * 65_536)
+            await caller.writer.drain()
+    with contextlib.suppress(ConnectionError):
+        assert await caller.closed()
+    assert caller.writer.is_closing() or caller.reader.at_eof() or caller.reader.exception() is not None
+
+
+async def test_a_large_body_before_a_split_head_is_no_large_head(connect: Any) -> None:
+    caller = await connect()
+    first, second = post(b"a" * 99_000), post(b"b")
+    caller.say(first + second[:10])
+    assert (await caller.answer())[0] == 200
+    caller.say(second[10:])
+    assert (await caller.answer())[2] == b"/v1/x b"
+
+
+@pytest.mark.parametrize("before", [b"", post(b"a")])
+async def test_a_head_that_comes_too_slowly_is_broken_off(
+    connect: Any, before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HotProtocol, "head_s", 0.2)
+    caller = await connect()
+    if before:
+        caller.say(before)
+        assert (await caller.answer())[0] == 200
+    caller.say(b"POST /v1/x HTTP/1.1\r\nHost: ")
+    with contextlib.suppress(ConnectionError):
+        assert await caller.closed()
+
+
+async def test_a_body_that_stops_coming_ends_the_request(
+    connect: Any, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot_http, "BODY_S", 0.2)
+    caller = await connect()
+    caller.say(post(b"abc")[:-1])
+    assert await ended(app) == "ClientGone"
+    assert await caller.closed()
+
+
+async def test_trailers_are_no_headers(connect: Any, app: App) -> None:
+    async def tells(wire: Wire) -> None:
+        await wire.read(LIMIT)
+        wire.answer(200, JSON, b",".join(name for name, _ in wire.headers))
+
+    app.handler = tells
+    caller = await connect()
+    head = b"POST /v1/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    caller.say(head + b"1\r\na\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
+    assert (await caller.answer())[2] == b"host,transfer-encoding"

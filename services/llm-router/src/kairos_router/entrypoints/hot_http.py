@@ -13,13 +13,17 @@ from urllib.parse import unquote
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from kairos_router.entrypoints.bounded_heads import BoundedHeads
 from kairos_router.entrypoints.openai_errors import Header
 from kairos_telemetry import get_logger
 
 _log = get_logger(__name__)
+
+# Between two pieces of a body; a caller who takes longer is taken for gone.
+BODY_S = 60.0
 
 _BELOW = b"/v1/"
 _AT = b"/v1"
@@ -101,7 +105,11 @@ class Wire:
                 raise ClientGone
             self.flow.resume_reading()
             self._waiter = self._protocol.loop.create_future()
-            await self._waiter
+            try:
+                async with asyncio.timeout(BODY_S):
+                    await self._waiter
+            except TimeoutError:
+                raise ClientGone from None
         # Paused by a large body, the connection would not tell that its caller has gone.
         self.flow.resume_reading()
         if len(self.body) > limit:
@@ -200,7 +208,7 @@ class HotApp(Protocol):
     v1: Handler
 
 
-class HotProtocol(HttpToolsProtocol):
+class HotProtocol(BoundedHeads):
     """uvicorn's connection, whose requests to /v1 are Wires."""
 
     def __init__(
@@ -228,11 +236,13 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         # ASGI's scope is made for those requests only that need one.
+        self.head_begins()
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
+        self.head_ends()
         path = self.url.partition(b"?")[0]
         hot = path.startswith(_BELOW) or path == _AT
         if not hot or (self.parser.should_upgrade() and self._should_upgrade()):
