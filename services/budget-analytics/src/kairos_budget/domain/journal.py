@@ -66,6 +66,10 @@ class Balance:
     nano: int
 
 
+# A spreadsheet may read the wide forms as the plain ones.
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+
+
 def dollars(nano: int) -> str:
     return f"{Decimal(nano) / NANO_PER_USD:.9f}"
 
@@ -110,8 +114,14 @@ def csv_line(entry: Entry, rates: tuple[Rate, ...]) -> str:
 
 def _quoted(text: str) -> str:
     """A cell that a spreadsheet takes for a formula is made text."""
-    safe = f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
-    return '"' + safe.replace('"', '""').replace("\n", " ") + '"'
+    line = _one_line(text)
+    safe = f"'{line}" if line.lstrip()[:1] in _FORMULA else line
+    return '"' + safe.replace('"', '""') + '"'
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks of any kind and other controls, which would begin a line or cell of their own."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def account_name(budget_id: UUID, account: Account) -> str:
@@ -124,7 +134,7 @@ def journal_head(budgets: Iterable[tuple[UUID, str]], opened: date) -> Iterator[
     yield 'option "inferred_tolerance_default" "USD:0"'
     yield ""
     for budget_id, name in budgets:
-        yield f"; {name.replace(chr(10), ' ')}"
+        yield f"; {_one_line(name)}"
         for account in Account:
             yield f"{opened.isoformat()} open {account_name(budget_id, account)} USD"
     yield ""
@@ -157,7 +167,7 @@ def journal_entry(entry: Entry) -> Iterator[str]:
 
 
 def _text(name: str) -> str:
-    return name.replace("\\", " ").replace('"', "'").replace("\n", " ")
+    return _one_line(name).replace("\\", " ").replace('"', "'")
 
 
 def signed(account: Account, nano: int) -> int:

@@ -22,6 +22,10 @@ Zone = Annotated[
 ]
 
 
+# Far beyond what anybody spent, and far enough from the calendar's ends to compare with the span before.
+_FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
 def zone_of(name: str) -> ZoneInfo:
     """Raises Problem 422."""
     try:
@@ -32,12 +36,19 @@ def zone_of(name: str) -> ZoneInfo:
 
 def span_of(since: str | None, until: str | None, zone: ZoneInfo, *, days: int) -> Span:
     """Without dates the last `days` days and today. Raises Problem 422."""
-    end = _moment(until, zone) if until else _midnight(datetime.now(zone).date() + timedelta(days=1), zone)
-    start = _moment(since, zone) if since else end - timedelta(days=days)
     try:
-        return Span(start.astimezone(UTC), end.astimezone(UTC))
+        end = (
+            _moment(until, zone) if until else _midnight(datetime.now(zone).date() + timedelta(days=1), zone)
+        )
+        start = _moment(since, zone) if since else end - timedelta(days=days)
+        asked = Span(start.astimezone(UTC), end.astimezone(UTC))
+    except OverflowError as error:
+        raise Problem(422, "invalid_moment", "The span begins or ends outside the calendar") from error
     except EmptySpan as error:
         raise Problem(422, "empty_range", "`from` lies before `to`") from error
+    if asked.starts_at < _FIRST or asked.ends_at > _LAST:
+        raise Problem(422, "invalid_moment", "The span begins or ends outside the calendar")
+    return asked
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
