@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from kairos_router.adapters.toml_catalogue import InvalidCatalogue, load_catalogue, read_catalogue
-from kairos_router.domain.catalogue import Catalogue, ModelNotFound
+from kairos_router.adapters.toml_catalogue import (
+    InvalidCatalogue,
+    load_catalogue,
+    read_catalogue,
+    read_file,
+)
+from kairos_router.domain.catalogue import Capability, Catalogue, ModelNotFound
 
 ROOT = Path(__file__).parents[3]
 
@@ -119,3 +124,23 @@ def test_a_stream_grows_only_where_the_lead_is_named() -> None:
         each.stream_lead_tokens is None
         for each in load_catalogue(ROOT / "kairos.toml", {}).deployments.values()
     )
+
+
+def test_a_document_is_stored_in_one_order_so_that_a_restart_changes_nothing() -> None:
+    document = {
+        "price_version": "1",
+        "deployments": {
+            "all": {
+                "kind": "simulator",
+                "model": "m",
+                "context_window": 10,
+                "max_output_tokens": 1,
+                "price": {"input": 1, "output": 1},
+                "capabilities": [each.value for each in Capability],
+                "strip": ["f", "e", "d", "c", "b", "a"],
+            }
+        },
+    }
+    (stored,) = read_file(document, {}).entries
+    assert stored.document["capabilities"] == sorted(Capability)
+    assert stored.document["strip"] == ["a", "b", "c", "d", "e", "f"]

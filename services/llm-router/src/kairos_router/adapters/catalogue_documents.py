@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from kairos_router.adapters.price_documents import PriceDocument
 from kairos_router.adapters.sealing import Sealed
@@ -35,6 +35,8 @@ Texts = Annotated[dict[Text, Text], Field(max_length=50)]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 Kind = Literal["deployment", "route", "price"]
 MOST_TOKENS = 1 << 30
+# A set has another order in every process; a document that is stored and compared has one.
+InOrder = PlainSerializer(sorted, return_type=list[str], when_used="json")
 
 
 class Section(BaseModel):
@@ -69,7 +71,7 @@ class DeploymentDocument(Section):
     stand_in: bool = False
     context_window: int = Field(gt=0, le=MOST_TOKENS)
     max_output_tokens: int = Field(gt=0, le=MOST_TOKENS)
-    capabilities: frozenset[Capability] = frozenset({Capability.STREAMING})
+    capabilities: Annotated[frozenset[Capability], InOrder] = frozenset({Capability.STREAMING})
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     image_tokens: int = Field(2_048, gt=0, le=MOST_TOKENS)
     latency_ms: int = Field(0, ge=0, le=600_000)
@@ -83,7 +85,7 @@ class DeploymentDocument(Section):
     query: Texts = {}
     headers: Texts = {}
     auth: Auth = "bearer"
-    strip: frozenset[Text] = frozenset()
+    strip: Annotated[frozenset[Text], InOrder] = frozenset()
     options: Texts = {}
 
 
