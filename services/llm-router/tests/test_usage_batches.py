@@ -144,3 +144,15 @@ async def test_what_still_waits_for_company_leaves_at_the_end(broker: Broker, at
     journal.abandoned(attempt_of(), Settlement("settled", USAGES[0], 1, 200, 1))
     assert await journal.flush(5.0) == 0
     assert [len(batch.records) for batch in broker.batches()] == [1]
+
+
+async def test_while_the_broker_is_away_answers_of_the_cache_do_not_pile_up(broker: Broker) -> None:
+    journal = UsageJournal(broker, capacity=2)
+    for _ in range(5):
+        journal.note_if_room(uuid4(), {"cost_nano_usd": 0})
+    assert journal.full
+    assert await journal.flush(1.0) == 0
+    assert len(broker.messages) == 2
+    journal.note_if_room(uuid4(), {"cost_nano_usd": 0})
+    await journal.flush(1.0)
+    assert len(broker.messages) == 3

@@ -211,7 +211,7 @@ class Router:
     ) -> None:
         """Report an answer from the cache as usage that costs nothing."""
         fields = usage_fields_of_hit(ask, caller, completion_id, kept, kind, seconds)
-        self.usage.note(caller.scope.organisation_id, {**fields, "started_at": datetime.now(UTC)})
+        self.usage.note_if_room(caller.scope.organisation_id, {**fields, "started_at": datetime.now(UTC)})
 
     def describe(self, organisation_id: UUID, deployment: str) -> tuple[str, str, str]:
         found = self.catalogue.current(organisation_id).deployments.get(deployment)

@@ -95,6 +95,11 @@ class UsageJournal:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LONGEST_WAIT_S, self.close_batches)
 
+    def note_if_room(self, organisation_id: UUID, fields: Mapping[str, Any]) -> None:
+        """As `note`, for what moves no money: it is lost first while the broker is away for long."""
+        if not self.full:
+            self.note(organisation_id, fields)
+
     def close_batches(self) -> None:
         """Let go out what waits for company."""
         if self._timer is not None:
