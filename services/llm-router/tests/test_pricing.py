@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kairos_router.adapters.usage_documents import read_usage
+from kairos_router.application.usage_documents import read_usage
 from kairos_router.domain.ask import parse_ask
 from kairos_router.domain.pricing import (
     ANYTHING,

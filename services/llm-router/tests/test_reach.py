@@ -10,15 +10,16 @@ import aiohttp
 import pytest
 
 from kairos_contracts.permissions import Role
-from kairos_router.adapters.assembly import Surroundings, assemble
-from kairos_router.adapters.catalogue_documents import Entry
+from kairos_router.adapters.assembly import assemble
 from kairos_router.adapters.guarded_names import GuardedNames
 from kairos_router.adapters.http_answer import HttpFailed
 from kairos_router.adapters.litellm_request import connection
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
-from kairos_router.adapters.price_book import PriceBook
+from kairos_router.application.catalogue_documents import Entry
+from kairos_router.application.catalogue_store import Surroundings
 from kairos_router.application.guard_address import InvalidAddress, Reach, origin
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
+from kairos_router.application.price_book import PriceBook
 from kairos_router.domain.catalogue import Deployment, Dialect
 from kairos_testkit.fake_provider import FakeProvider
 
@@ -249,6 +250,8 @@ async def test_a_kept_key_can_not_be_read_by_moving_its_deployment(service_of: A
         (body("http://user:word@example.com"), "invalid_address"),
         (body("https://example.com", path="/a b"), "invalid_address"),
         (body("https://example.com", headers={"Host": "elsewhere"}), "invalid_header"),
+        (body("https://example.com", headers={"X-Auth-Token": "x"}), "secret_in_header"),
+        (body("https://example.com", query={"api_key": "x"}), "secret_in_query"),
         (body("https://example.com", headers={"Transfer-Encoding": "chunked"}), "invalid_header"),
         (body("", kind="litellm", provider="vertex_ai", model="gemini/x", api_key=KEY), "needs_own_key"),
         (body("https://e.com", kind="litellm", provider="anthropic", api_key=KEY), "invalid_address"),

@@ -17,9 +17,9 @@ from kairos_contracts.audit import AuditContext
 from kairos_contracts.permissions import Permission
 from kairos_messaging import Bus, OutboxRelay, PublishFailed
 from kairos_persistence import Database, DatabaseUnavailable, create_engine
-from kairos_router.adapters.assembly import Surroundings
 from kairos_router.adapters.budget_client import BudgetClient
 from kairos_router.adapters.buffer import Buffer
+from kairos_router.adapters.circuit_events import CircuitEvents
 from kairos_router.adapters.genai import Traced
 from kairos_router.adapters.litellm_upstream import LiteLLMUpstream
 from kairos_router.adapters.live_catalogue import LiveCatalogue
@@ -43,6 +43,7 @@ from kairos_router.adapters.usage_journal import UsageJournal
 from kairos_router.application.answer_completion import AnswerCompletion
 from kairos_router.application.cache_policies import CachePolicies
 from kairos_router.application.cache_ports import Kept
+from kairos_router.application.catalogue_store import Surroundings
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.guard_address import Reach
@@ -143,7 +144,7 @@ class Router:
         )
         authority = budgets or BudgetClient(settings.budget_url, self.holder, tokens, self.session)
         self.wallet = Wallet(authority, policy)
-        self.circuit_events = catalogue_events.CircuitEvents(self.bus, self.holder)
+        self.circuit_events = CircuitEvents(self.bus, self.holder)
         self.circuits = Circuits(told=self.circuit_events.tell)
         self.catalogues = Catalogues(
             self.catalogue, self.catalogue_store, self.circuits, surroundings, reach_of(settings)

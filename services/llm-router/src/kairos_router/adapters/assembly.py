@@ -1,12 +1,13 @@
 """From the rows of the catalogue to what requests use, for everybody and for each organisation."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from kairos_router.adapters.catalogue_documents import (
+from kairos_router.adapters.minilm import weights_installed
+from kairos_router.application.catalogue_documents import (
     DeploymentDocument,
     Entry,
     RouteDocument,
@@ -16,11 +17,9 @@ from kairos_router.adapters.catalogue_documents import (
     build_route,
     expand,
 )
-from kairos_router.adapters.minilm import weights_installed
-from kairos_router.adapters.price_book import PriceBook
-from kairos_router.adapters.price_documents import PriceDocument, price_of
-from kairos_router.adapters.sealing import Sealer, UnreadableSecret
-from kairos_router.application.guard_address import InvalidAddress, origin
+from kairos_router.application.catalogue_store import Surroundings, UnreadableSecret, lends
+from kairos_router.application.price_book import PriceBook
+from kairos_router.application.price_documents import PriceDocument, price_of
 from kairos_router.domain.catalogue import Catalogue, Deployment
 from kairos_router.domain.pricing import UNPRICED, Price
 from kairos_telemetry import get_logger
@@ -30,45 +29,12 @@ _log = get_logger(__name__)
 _NOTHING = Catalogue({}, {})
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What rows may refer to. Rows of an organisation may use only the variables in `key_names`.
-
-    Otherwise whoever may edit a deployment could send any of our secrets to an address of theirs.
-    """
-
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    key_names: frozenset[str] = frozenset()
-    sealer: Sealer | None = None
-    local_model: Callable[[], bool] = weights_installed
-
-
 @dataclass(frozen=True)
 class Assembled:
     """`own` has an entry for each organisation with rows or scores of its own."""
 
     shared: Catalogue
     own: Mapping[UUID, Catalogue]
-
-
-def lends(shared: Catalogue, key: str | None, base_url: str) -> bool:
-    """Whether a shared deployment sends this key of ours to the same server already."""
-    try:
-        wanted = origin(base_url)
-    except InvalidAddress:
-        return False
-    return any(
-        each.api_key == key and each.kind == "openai" and _origin(each) == wanted
-        for each in shared.deployments.values()
-        if key
-    )
-
-
-def _origin(deployment: Deployment) -> tuple[str, str, int] | None:
-    try:
-        return origin(deployment.base_url)
-    except InvalidAddress:
-        return None
 
 
 class _Absent(LookupError):  # noqa: N818 - reads as the fact it states
@@ -96,7 +62,7 @@ def _key(
     entry: Entry, document: DeploymentDocument, surroundings: Surroundings, shared: Catalogue | None
 ) -> str | None:
     """Raises _Absent."""
-    if document.kind == "local" and not surroundings.local_model():
+    if document.kind == "local" and not weights_installed():
         raise _Absent("its weights are not installed")
     if entry.sealed is not None:
         if surroundings.sealer is None:

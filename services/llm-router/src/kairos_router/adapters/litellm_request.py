@@ -12,6 +12,7 @@ import orjson
 
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
 from kairos_router.domain.catalogue import Deployment
+from kairos_router.domain.provider_rules import KEY_ONLY
 
 # OpenAI's fields, and Anthropic's `thinking`. The output limit, model and streaming are ours.
 _FIELDS = frozenset(
@@ -62,22 +63,6 @@ OPTIONS = frozenset(
 # These find credentials in the machine they run on when none are given.
 _AMBIENT = frozenset({"bedrock", "vertex_ai"})
 _CREDENTIALS = frozenset({"aws_secret_access_key", "vertex_credentials"})
-# Those that know no other credential than the key they are given; organisations may use these with theirs.
-KEY_ONLY = frozenset(
-    {
-        "anthropic",
-        "cohere",
-        "deepseek",
-        "fireworks_ai",
-        "gemini",
-        "groq",
-        "mistral",
-        "openrouter",
-        "perplexity",
-        "together_ai",
-        "xai",
-    }
-)
 _ENVIRONMENT = "os.environ/"
 # Far beyond our own limits, which end a call.
 _NEVER_S = 3_600.0

@@ -18,8 +18,6 @@ import orjson
 from kairos_router.adapters.embedding_documents import embeddings_reply, texts_of
 from kairos_router.adapters.litellm_errors import failure_of
 from kairos_router.adapters.litellm_request import arguments, embedding_arguments
-from kairos_router.adapters.operations import embeddings_usage
-from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import (
     Fault,
     ProviderCall,
@@ -27,6 +25,7 @@ from kairos_router.application.ports import (
     ProviderReply,
     ProviderStream,
 )
+from kairos_router.application.usage_documents import embeddings_usage, read_usage
 from kairos_router.domain.pricing import Usage
 
 # Releases that carried a credential stealer.

@@ -6,10 +6,11 @@ from contextlib import suppress
 from uuid import UUID
 
 from kairos_persistence import DatabaseUnavailable
-from kairos_router.adapters.assembly import Assembled, Surroundings, assemble
-from kairos_router.adapters.postgres_catalogue import PostgresCatalogue, Stored
-from kairos_router.adapters.price_book import Book, Named, PriceBook, vendored_book
+from kairos_router.adapters.assembly import Assembled, assemble
+from kairos_router.adapters.postgres_catalogue import PostgresCatalogue
 from kairos_router.adapters.toml_catalogue import FileCatalogue
+from kairos_router.application.catalogue_store import Stored, Surroundings
+from kairos_router.application.price_book import Book, Named, PriceBook, vendored_book
 from kairos_router.domain.catalogue import Catalogue
 from kairos_telemetry import get_logger
 
@@ -18,13 +19,17 @@ _log = get_logger(__name__)
 AWAY_PAUSE_S = 0.5
 
 
+def _unreadable(name: str, version: str) -> None:
+    _log.error("price_unreadable", price=name, version=version)
+
+
 def book_of(stored: Stored) -> PriceBook:
     singles: dict[UUID | None, dict[str, Named]] = {}
     for entry in stored.entries:
         if entry.kind == "price":
             version = entry.price_version or f"{entry.name}@{entry.version}"
             singles.setdefault(entry.organisation_id, {})[entry.name] = Named(version, entry.document)
-    return PriceBook(singles, stored.books)
+    return PriceBook(singles, stored.books, _unreadable)
 
 
 class LiveCatalogue:

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
+from kairos_router.application.usage_documents import read_usage
 from kairos_router.domain.pricing import Usage
 
 # An answer longer than this without the end of an event is not an event stream.

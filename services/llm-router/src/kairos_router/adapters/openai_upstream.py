@@ -22,6 +22,7 @@ from kairos_router.application.ports import (
 from kairos_router.domain.ask import Operation
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.domain.pricing import Usage
+from kairos_router.domain.provider_rules import FRAMING
 from kairos_telemetry import current_traceparent
 
 LONGEST_ERROR: Final = 65_536
@@ -33,19 +34,6 @@ _MISCONFIGURED = frozenset({401, 402, 403, 404, 405})
 _SERVER_ERROR = 500
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(r"[!-~]+")
-# What says where a request ends, and what becomes of its connection, is ours to say.
-FRAMING = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 
 
 class _Line:

@@ -3,18 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import orjson
 
 from kairos_router.adapters.openai_documents import EventTail, parse_answer, request_body, without_choices
 from kairos_router.adapters.responses_documents import ResponseTail, response_body, response_reply
-from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed, ProviderReply
+from kairos_router.application.usage_documents import embeddings_usage, read_usage
 from kairos_router.domain.ask import Operation
 from kairos_router.domain.catalogue import Deployment
-from kairos_router.domain.pricing import MOST_TOKENS, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +37,6 @@ def _chat_reply(body: bytes) -> ProviderReply:
 
 def _embeddings_body(call: ProviderCall, _: bool) -> bytes:
     return orjson.dumps({**without_choices(call.payload), "model": call.deployment.model})
-
-
-def embeddings_usage(document: Mapping[str, Any]) -> Usage | None:
-    """Input tokens only; None when the provider did not say how many."""
-    usage = document.get("usage")
-    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return Usage(tokens, 0) if type(tokens) is int and 0 < tokens <= MOST_TOKENS else None
 
 
 def _embeddings_reply(body: bytes) -> ProviderReply:

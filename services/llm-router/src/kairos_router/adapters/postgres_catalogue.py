@@ -1,8 +1,6 @@
 """The catalogue in PostgreSQL: rows that are changed with an audit entry, followed by every router."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -12,11 +10,11 @@ from sqlalchemy import text
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.llm.v1 import CatalogueChangedV1
 from kairos_persistence import Database, UnitOfWork
-from kairos_router.adapters import price_map
-from kairos_router.adapters.catalogue_documents import Entry, Kind
-from kairos_router.adapters.price_book import Book, Named
-from kairos_router.adapters.sealing import Sealed
 from kairos_router.adapters.toml_catalogue import FileCatalogue
+from kairos_router.application import price_map
+from kairos_router.application.catalogue_documents import Entry, Kind, Sealed
+from kairos_router.application.catalogue_store import Conflict, Draft, Missing, PriceVersion, Stored
+from kairos_router.application.price_book import Book, Named
 from kairos_telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -98,49 +96,6 @@ _SCORE = text("""
         quality = s.quality + (:score - s.quality) / least(s.samples + 1, :memory)
     RETURNING quality, samples
 """)
-
-
-class Conflict(Exception):  # noqa: N818 - reads as the fact it states
-    """Somebody else has changed the row meanwhile, or it exists already; nothing was written."""
-
-    def __init__(self, version: int | None) -> None:
-        super().__init__(f"the current version is {version}")
-        self.version = version
-
-
-class Missing(LookupError):  # noqa: N818 - reads as the fact it states
-    """The organisation has no row of this name; nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """All there is, of all organisations. `digest` changes with every change."""
-
-    entries: tuple[Entry, ...]
-    books: Mapping[UUID | None, Book]
-    scores: Mapping[UUID, Mapping[str, float]]
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class PriceVersion:
-    shared: bool
-    version: str
-    source: str
-    document: Mapping[str, Any]
-    valid_from: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What a row becomes. `sealed` None means no key; `source` tells where a price comes from."""
-
-    kind: Kind
-    name: str
-    document: Mapping[str, Any]
-    price: Named | None = None
-    sealed: Sealed | None = None
-    source: str = "api"
 
 
 def _entry(row: Any) -> Entry:

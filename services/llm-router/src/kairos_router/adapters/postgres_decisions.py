@@ -1,6 +1,6 @@
 """Refusals, so that the id in an answer leads to the reasons."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from sqlmodel import col
 from kairos_persistence import Database, UnitOfWork
 from kairos_router.adapters.tables import DecisionRow
 from kairos_router.domain.ask import Caller
-from kairos_router.domain.decision import Decision, RefusedStep
+from kairos_router.domain.decision import Decision, DecisionFilter, RefusedStep
 from kairos_router.domain.lease import Scope
 
 
@@ -54,17 +54,6 @@ def _decision(row: DecisionRow) -> Decision:
     )
     caller = Caller(Scope(row.organisation_id, row.project_id, row.bot_id), row.api_key_id)
     return Decision(row.decision_id, row.completion_id, caller, row.model, row.code, row.decided_at, steps)
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionFilter:
-    """None means any."""
-
-    code: str | None = None
-    model: str | None = None
-    bot_id: UUID | None = None
-    api_key_id: UUID | None = None
-    project_id: UUID | None = None
 
 
 class PostgresDecisions:

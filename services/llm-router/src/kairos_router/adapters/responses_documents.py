@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from kairos_router.adapters.openai_documents import EventTail, event_documents, without_choices
-from kairos_router.adapters.usage_documents import read_usage
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed, ProviderReply
+from kairos_router.application.usage_documents import read_usage
 from kairos_router.domain.pricing import Usage
 
 _OVER = frozenset({"response.completed", "response.incomplete"})

@@ -5,10 +5,12 @@ import binascii
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from kairos_router.application.catalogue_documents import Sealed
+from kairos_router.application.catalogue_store import UnreadableSecret
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -16,18 +18,6 @@ NONCE_BYTES = 12
 
 class UnusableKey(ValueError):  # noqa: N818 - reads as the fact it states
     """The data key is not base64 of 32 bytes; the service does not start."""
-
-
-class UnreadableSecret(RuntimeError):  # noqa: N818 - reads as the fact it states
-    """The secret was sealed under a key we do not have, or was tampered with or moved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """`key_id` names the key it was sealed under and says nothing about it."""
-
-    key_id: str
-    ciphertext: bytes
 
 
 class Sealer:

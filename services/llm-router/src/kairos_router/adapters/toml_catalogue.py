@@ -10,8 +10,8 @@ from uuid import UUID
 
 from pydantic import Field, ValidationError
 
-from kairos_router.adapters.assembly import Surroundings, assemble_one
-from kairos_router.adapters.catalogue_documents import (
+from kairos_router.adapters.assembly import assemble_one
+from kairos_router.application.catalogue_documents import (
     DeploymentDocument,
     Entry,
     Kind,
@@ -22,8 +22,9 @@ from kairos_router.adapters.catalogue_documents import (
     Unset,
     expand,
 )
-from kairos_router.adapters.price_book import Book, Named, PriceBook
-from kairos_router.adapters.price_documents import PriceDocument
+from kairos_router.application.catalogue_store import Surroundings
+from kairos_router.application.price_book import Book, Named, PriceBook
+from kairos_router.application.price_documents import PriceDocument
 from kairos_router.domain.catalogue import Catalogue
 
 

@@ -96,3 +96,14 @@ def what_to_do(decision: Decision) -> tuple[str, ...]:
     if decision.code == "rate_limit_exceeded":
         return ("Wait for the time in Retry-After, or raise the quota.",)
     return ("Try again in a moment.",)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFilter:
+    """None means any."""
+
+    code: str | None = None
+    model: str | None = None
+    bot_id: UUID | None = None
+    api_key_id: UUID | None = None
+    project_id: UUID | None = None

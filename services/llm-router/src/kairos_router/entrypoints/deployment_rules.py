@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from kairos_router.adapters.assembly import Surroundings, lends
-from kairos_router.adapters.catalogue_documents import DeploymentDocument, Entry
-from kairos_router.adapters.litellm_request import KEY_ONLY
-from kairos_router.adapters.openai_upstream import FRAMING
+from kairos_router.application.catalogue_documents import DeploymentDocument, Entry
+from kairos_router.application.catalogue_store import Surroundings, lends
 from kairos_router.application.guard_address import InvalidAddress, Reach, origin
 from kairos_router.domain.catalogue import Catalogue
+from kairos_router.domain.provider_rules import FRAMING, KEY_ONLY
 from kairos_web import Problem
 
 # What the SDK of kind litellm may be told by an organisation; other options name files and profiles of ours.
 _SAFE_OPTIONS = frozenset({"api_version", "organization"})
-_SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"})
+# What people call what nobody should read. Headers and query are shown to all who may read models.
+_SECRET = re.compile(r"auth|cookie|credential|key|passw|secret|signature|token", re.IGNORECASE)
 _OUR_HEADERS = FRAMING | {"host", "traceparent", "x-kairos-attempt-id"}
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PATH = re.compile(r"[!\"$->@-\[\]-~]*")
@@ -31,6 +31,9 @@ def check(
     elif body.kind == "litellm":
         _check_sdk(body, has_key=has_key)
     _check_headers(body.headers)
+    for name in body.query:
+        if _SECRET.search(name):
+            raise _refuse("secret_in_query", "Give the provider's key as api_key; the query is shown", name)
     variable = body.api_key_env
     if variable is None:
         return
@@ -72,8 +75,8 @@ def _check_sdk(body: DeploymentDocument, *, has_key: bool) -> None:
 
 def _check_headers(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
-        if name.lower() in _SECRET_HEADERS:
-            raise _refuse("secret_in_header", "Give the provider's key as api_key; headers are shown")
+        if _SECRET.search(name):
+            raise _refuse("secret_in_header", "Give the provider's key as api_key; headers are shown", name)
         if name.lower() in _OUR_HEADERS or not _TOKEN.fullmatch(name) or not _PRINTABLE.fullmatch(value):
             raise _refuse("invalid_header", "A deployment can't set this header", name)
 

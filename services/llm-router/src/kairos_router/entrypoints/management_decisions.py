@@ -8,8 +8,7 @@ from fastapi import FastAPI, Query
 from pydantic import BaseModel
 
 from kairos_contracts.permissions import Permission
-from kairos_router.adapters.postgres_decisions import DecisionFilter
-from kairos_router.domain.decision import Decision, in_words, step_in_words, what_to_do
+from kairos_router.domain.decision import Decision, DecisionFilter, in_words, step_in_words, what_to_do
 from kairos_web import CurrentOrganisation, Page, Paged, PageQuery, Problem, encode_cursor, requires
 
 

@@ -8,16 +8,20 @@ from fastapi import FastAPI, Path, Response
 from pydantic import BaseModel, Field, SecretStr
 
 from kairos_contracts.permissions import Permission
-from kairos_router.adapters.assembly import Surroundings
-from kairos_router.adapters.catalogue_documents import NAME, DeploymentDocument, Entry
-from kairos_router.adapters.live_catalogue import LiveCatalogue
-from kairos_router.adapters.postgres_catalogue import Conflict, Draft, Missing, PostgresCatalogue
-from kairos_router.adapters.price_book import Named
-from kairos_router.adapters.price_documents import PriceDocument
-from kairos_router.adapters.price_map import price_version
-from kairos_router.adapters.sealing import Sealed
+from kairos_router.application.catalogue_documents import NAME, DeploymentDocument, Entry, Sealed
+from kairos_router.application.catalogue_store import (
+    CatalogueStore,
+    Conflict,
+    Draft,
+    LiveView,
+    Missing,
+    Surroundings,
+)
 from kairos_router.application.circuits import Circuits
 from kairos_router.application.guard_address import Reach
+from kairos_router.application.price_book import Named
+from kairos_router.application.price_documents import PriceDocument
+from kairos_router.application.price_map import price_version
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.entrypoints.deployment_rules import check, require_key_again
 from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
@@ -30,8 +34,8 @@ Name = Annotated[str, Path(pattern=NAME)]
 class Catalogues:
     """What the routes of the catalogue work with. `memory` is how many of the newest scores count most."""
 
-    live: LiveCatalogue
-    store: PostgresCatalogue
+    live: LiveView
+    store: CatalogueStore
     circuits: Circuits
     surroundings: Surroundings
     reach: Reach = field(default_factory=Reach)

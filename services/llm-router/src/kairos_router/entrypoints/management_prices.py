@@ -9,10 +9,10 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from kairos_contracts.permissions import Permission
-from kairos_router.adapters import price_map
-from kairos_router.adapters.postgres_catalogue import Conflict, Draft, Missing
-from kairos_router.adapters.price_book import Book, Named, PriceBook
-from kairos_router.adapters.price_documents import PriceDocument
+from kairos_router.application import price_map
+from kairos_router.application.catalogue_store import Conflict, Draft, Missing
+from kairos_router.application.price_book import Book, Named, PriceBook
+from kairos_router.application.price_documents import PriceDocument
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
 from kairos_router.entrypoints.management_deployments import Catalogues

@@ -7,8 +7,8 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from kairos_contracts.permissions import Permission
-from kairos_router.adapters.catalogue_documents import RouteDocument
-from kairos_router.adapters.postgres_catalogue import Conflict, Draft, Missing
+from kairos_router.application.catalogue_documents import RouteDocument
+from kairos_router.application.catalogue_store import Conflict, Draft, Missing
 from kairos_router.domain.catalogue import Catalogue, Route
 from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
 from kairos_router.entrypoints.management_deployments import Catalogues, Name

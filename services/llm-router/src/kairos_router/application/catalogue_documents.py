@@ -8,8 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from kairos_router.adapters.price_documents import PriceDocument
-from kairos_router.adapters.sealing import Sealed
+from kairos_router.application.price_documents import PriceDocument
 from kairos_router.domain.catalogue import (
     Auth,
     Balance,
@@ -127,6 +126,14 @@ class RouteDocument(Section):
 
     def names(self) -> tuple[str, ...]:
         return tuple(target.name for target in self.targets())
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """`key_id` names the key it was sealed under and says nothing about it."""
+
+    key_id: str
+    ciphertext: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Prices by name: own ones of an organisation, its imported book, the file's, the vendored book."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -8,12 +8,9 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from kairos_router.adapters import price_map
-from kairos_router.adapters.price_documents import read_price
+from kairos_router.application import price_map
+from kairos_router.application.price_documents import read_price
 from kairos_router.domain.pricing import Price
-from kairos_telemetry import get_logger
-
-_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,20 @@ class Named:
     document: Mapping[str, Any]
 
 
+def _say_nothing(name: str, version: str) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True)
 class PriceBook:
-    """Own names win over shared ones, and single prices over books."""
+    """Own names win over shared ones, and single prices over books.
+
+    `unreadable` is told the name and version of a price that can't be read.
+    """
 
     singles: Mapping[UUID | None, Mapping[str, Named]] = field(default_factory=dict)
     books: Mapping[UUID | None, Book] = field(default_factory=dict)
+    unreadable: Callable[[str, str], None] = _say_nothing
 
     def named(self, organisation_id: UUID | None, name: str) -> Named | None:
         owners = (organisation_id, None) if organisation_id is not None else (None,)
@@ -73,5 +78,5 @@ class PriceBook:
                 return read_price(found.document, found.version)
             except ValidationError:
                 # Written by another release of the router: a model nobody can price is not sold.
-                _log.error("price_unreadable", price=name, version=found.version)
+                self.unreadable(name, found.version)
         return None

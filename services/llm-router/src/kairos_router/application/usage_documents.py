@@ -171,3 +171,10 @@ def _gemini(usage: Mapping[str, Any], document: Mapping[str, Any]) -> Usage | No
         tool_calls=(("web_search", 1),) if grounded else (),
         service=service_of(usage.get("trafficType")),
     )
+
+
+def embeddings_usage(document: Mapping[str, Any]) -> Usage | None:
+    """Input tokens only; None when the provider did not say how many."""
+    usage = document.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return Usage(tokens, 0) if type(tokens) is int and 0 < tokens <= MOST_TOKENS else None

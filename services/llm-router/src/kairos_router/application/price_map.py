@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from kairos_router.adapters.price_documents import PriceDocument
+from kairos_router.application.price_documents import PriceDocument
 
 NANO_PER_USD = 1_000_000_000
 _SMALLEST = Decimal("0.000001")
@@ -185,7 +185,7 @@ def fingerprint(models: Mapping[str, Any]) -> str:
 
 
 def vendored() -> bytes:
-    return resources.files("kairos_router.adapters").joinpath("prices", "litellm.json").read_bytes()
+    return resources.files("kairos_router.application").joinpath("prices", "litellm.json").read_bytes()
 
 
 def price_version(document: Mapping[str, Any]) -> str:
