@@ -299,14 +299,18 @@ async def test_a_cold_key_is_resolved_once(service_of: Any) -> None:
         assert service.keys.resolved == 1
 
 
-async def test_when_usage_piles_up_new_requests_wait_and_none_is_lost(service_of: Any) -> None:
+async def test_when_usage_piles_up_new_requests_wait_and_none_is_lost(
+    service_of: Any, kit: SimpleNamespace
+) -> None:
     async with service_of(limit=10**9, usage_buffer=3) as service:
         service.keys.add(KEY)
-        publish, service.router.bus.publish = service.router.bus.publish, refuse
+        bus = service.router.bus
+        publish, bus.publish_prepared = bus.publish_prepared, refuse
         statuses = [(await post(service, request()))[0] for _ in range(5)]
         assert statuses == [200, 200, 200, 503, 503]
-        service.router.bus.publish = publish
+        bus.publish_prepared = publish
         assert len({event["attempt_id"] for event in await service.events.expect(USAGE, 3)}) == 3
+        await kit.until(lambda: not service.router.usage.full)
         assert (await post(service, request()))[0] == 200
 
 
