@@ -67,6 +67,14 @@ def test_levels_are_kept() -> None:
     assert [line["event"] for line in lines.read()] == ["loud"]
 
 
+def test_what_libraries_call_is_not_written_down() -> None:
+    lines = Lines()
+    for library in ("httpx", "httpcore", "LiteLLM", "aiormq"):
+        logging.getLogger(library).info("HTTP Request: POST http://inside/?x=1")
+    module_logger.info("ours")
+    assert [line["event"] for line in lines.read()] == ["ours"]
+
+
 class Holder:
     def __repr__(self) -> str:
         return f"Holder(password='{CANARY}')"

@@ -20,7 +20,20 @@ from kairos_telemetry.redaction import redact
 log_context = structlog.contextvars.bound_contextvars
 """`with log_context(turn_id=...)`: fields that every record of this task carries inside the block."""
 
-_QUIET = ("aio_pika", "aiormq", "opentelemetry", "urllib3", "httpx2", "httpcore2", "asyncio", "sqlalchemy")
+# Some of them write every address they call.
+_QUIET = (
+    "aio_pika",
+    "aiormq",
+    "opentelemetry",
+    "urllib3",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "asyncio",
+    "sqlalchemy",
+    "LiteLLM",
+)
 
 # A dataclass goes through its repr, because its fields would pass unmasked otherwise.
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
