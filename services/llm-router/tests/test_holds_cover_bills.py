@@ -16,7 +16,7 @@ from kairos_router.domain.ask import Caller, InvalidAsk, bounds_on, estimate_usa
 from kairos_router.domain.attempt import Attempt, Hold, settled
 from kairos_router.domain.embedding_ask import parse_embedding_ask
 from kairos_router.domain.lease import MOST_ATTEMPT, MOST_UNLIMITED, Balance, Scope
-from kairos_router.domain.pricing import Price, Usage, cost
+from kairos_router.domain.pricing import UNPRICED, Price, Usage, cost
 from kairos_router.domain.response_ask import parse_response_ask
 
 
@@ -126,6 +126,16 @@ async def test_a_hold_beyond_all_reason_is_made_smaller_or_refused(kit: SimpleNa
     answer = await bench.ask(kit.ask(model="paid", max_tokens=256))
     assert answer.attempt.hold.amount <= MOST_ATTEMPT
     assert answer.attempt.degraded == "budget.clamped"
+
+
+async def test_a_model_nobody_has_a_price_of_leaves_the_answer_to_one_that_a_budget_can_vouch_for(
+    kit: SimpleNamespace,
+) -> None:
+    unpriced = replace(kit.deployment("unpriced", kind="simulator"), price=UNPRICED)
+    catalogue = kit.Catalogue(unpriced, kit.deployment("priced", kind="simulator"))
+    bench = kit.bench(catalogue, {"simulator": Simulator()}, kit.Budgets(10**9))
+    answer = await bench.ask(kit.ask())
+    assert (answer.attempt.deployment.name, answer.attempt.degraded) == ("priced", "budget.cheaper")
 
 
 def test_many_short_embeddings_are_held_with_the_tokens_put_around_each(kit: SimpleNamespace) -> None:

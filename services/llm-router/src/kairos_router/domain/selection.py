@@ -76,7 +76,10 @@ def fitting(ask: Ask, deployments: Sequence[Deployment]) -> tuple[Deployment, ..
 
 
 def ladder(ask: Ask, deployments: Sequence[Deployment]) -> Iterator[Rung]:
-    """The preferred deployment first; below it what costs less, in the route's order; what is free last."""
+    """The preferred deployment first; below it what costs less, in the route's order; what is free last.
+
+    Nobody can say what costs less than a model without a price: everything with one stands below it.
+    """
     first, *others = deployments
     preferred = Rung(first, max_tokens_on(ask, first), None)
     yield preferred
@@ -86,7 +89,7 @@ def ladder(ask: Ask, deployments: Sequence[Deployment]) -> Iterator[Rung]:
         max_tokens = max_tokens_on(ask, deployment)
         if deployment.price.free:
             free.append(Rung(deployment, max_tokens, "budget.local"))
-        elif hold_on(ask, deployment, max_tokens) < price:
+        elif not first.price.known or hold_on(ask, deployment, max_tokens) < price:
             yield Rung(deployment, max_tokens, "budget.cheaper")
     yield from free
 
