@@ -1,5 +1,6 @@
 """What a request asks for, which deployments may answer it, and in which order budgets are asked."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,3 +139,40 @@ def test_a_circuit_opens_after_repeated_failures_and_lets_one_probe_through() ->
     assert not breaker.allows(6.1)
     assert breaker.failed(6.2).allows(11.3)
     assert breaker.succeeded() == Breaker(threshold=2, rest=5.0)
+
+
+PLAIN_REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"stream": True},
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": False, "max_tokens": 5, "temperature": 0.1},
+    {"max_tokens": 50, "max_completion_tokens": 7},
+    {"max_tokens": None, "messages": [*MESSAGES, {"role": "assistant", "content": "hi"}]},
+]
+
+
+@pytest.mark.parametrize("fields", PLAIN_REQUESTS)
+def test_a_plain_request_is_read_as_if_everything_were_looked_at(fields: dict[str, Any]) -> None:
+    payload = {"model": "m", "messages": MESSAGES, **fields}
+    # A field nobody knows makes the reader look at all of them.
+    looked_at = parse_ask({**payload, "vendor_field": 1}, 100)
+    assert parse_ask(payload, 100) == replace(looked_at, payload=payload)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 3},
+        {"tools": [{"type": "web_search"}]},
+        {"modalities": ["audio"]},
+        {"response_format": {"type": "json_object"}},
+        {"service_tier": "priority"},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"messages": [*MESSAGES, {"role": "assistant", "content": "", "audio": {"id": "1"}}]},
+    ],
+)
+def test_what_may_cost_more_or_need_more_is_not_taken_for_plain(fields: dict[str, Any]) -> None:
+    plain = {"model": "m", "messages": MESSAGES}
+    asked = parse_ask({**plain, **fields}, 100)
+    assert replace(asked, payload=plain) != parse_ask(plain, 100)

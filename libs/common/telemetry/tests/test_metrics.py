@@ -129,7 +129,27 @@ def test_every_declared_metric_is_written_by_the_code_and_no_other() -> None:
     for path in (*ROOT.glob("libs/common/*/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")):
         if path.name != "document.py":
             text = path.read_text(encoding="utf-8")
-            used |= {
-                (name, kind) for kind, name in re.findall(r"\b(counter|gauge|histogram)\(\s*\"(\w+)\"", text)
-            }
+            found = re.findall(r"\b(counter|gauge|histogram|tally)\(\s*\"(\w+)\"", text)
+            used |= {(name, "histogram" if kind == "tally" else kind) for kind, name in found}
     assert used == {(metric.name, metric.kind) for metric in REGISTER}
+
+
+def test_a_tally_shows_what_it_counted_whenever_somebody_looks() -> None:
+    labels = {"service": "tally", "route": "/", "method": "GET", "status": "200"}
+    told = metrics.tally("api_response_time_seconds", **labels)
+    observed = metrics.histogram("api_response_time_seconds").labels(**{**labels, "service": "observed"})
+
+    def series(service: str) -> dict[tuple[str, str | None], float]:
+        return {
+            (sample.name, sample.labels.get("le")): sample.value
+            for family in text_string_to_metric_families(metrics.exposition()[0].decode())
+            for sample in family.samples
+            if sample.labels.get("service") == service
+        }
+
+    for amounts in ([0.0, 0.004, 0.005, 1.0, 1e9], [], [0.3, 0.005]):
+        for amount in amounts:
+            told.observe(amount)
+            observed.observe(amount)
+        assert series("tally") == series("observed")
+    assert series("tally")["api_response_time_seconds_count", None] == 7

@@ -1,6 +1,8 @@
 """Responses from deployments that only have chat completions."""
 
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -14,9 +16,10 @@ from kairos_router.domain.pricing import Usage
 
 
 def _translates(call: ProviderCall) -> bool:
+    if call.operation != "responses":
+        return False
     deployment = call.deployment
-    native = deployment.kind == "openai" and Capability.RESPONSES in deployment.capabilities
-    return call.operation == "responses" and not native
+    return deployment.kind != "openai" or Capability.RESPONSES not in deployment.capabilities
 
 
 def _as_chat(call: ProviderCall) -> ProviderCall:
@@ -29,16 +32,18 @@ class TranslatedResponses:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def complete(self, call: ProviderCall) -> ProviderReply:
-        if not _translates(call):
-            return await self._provider.complete(call)
+    def complete(self, call: ProviderCall) -> Coroutine[Any, Any, ProviderReply]:
+        return self._complete(call) if _translates(call) else self._provider.complete(call)
+
+    def open_stream(self, call: ProviderCall) -> Coroutine[Any, Any, ProviderStream]:
+        return self._open_stream(call) if _translates(call) else self._provider.open_stream(call)
+
+    async def _complete(self, call: ProviderCall) -> ProviderReply:
         reply = await self._provider.complete(_as_chat(call))
         document = to_response(call.payload, reply.document, reply.usage, call.attempt_id.hex)
         return ProviderReply(orjson.dumps(document), document, reply.usage)
 
-    async def open_stream(self, call: ProviderCall) -> ProviderStream:
-        if not _translates(call):
-            return await self._provider.open_stream(call)
+    async def _open_stream(self, call: ProviderCall) -> ProviderStream:
         stream = await self._provider.open_stream(_as_chat(call))
         return _TranslatedStream(stream, ResponseEvents(call.payload, call.attempt_id.hex))
 

@@ -220,6 +220,32 @@ def _needs(payload: Mapping[str, Any], kinds: int, *, stream: bool) -> frozenset
 
 
 _NOTHING: frozenset[Capability] = frozenset()
+_STREAMS = frozenset({Capability.STREAMING})
+# What makes nothing dearer and needs no capability. Everything else is looked at one by one.
+_PLAIN_FIELDS = frozenset(
+    {
+        "frequency_penalty",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "model",
+        "presence_penalty",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "user",
+    }
+)
+
+
+def _is_plain(payload: dict[str, Any], messages: Sequence[dict[str, Any]]) -> bool:
+    """Whether the request is text alone, so that there is nothing more to find in it."""
+    if not payload.keys() <= _PLAIN_FIELDS:
+        return False
+    return all(type(each.get("content")) is str and not each.get("audio") for each in messages)
 
 
 def parse_ask(payload: object, size: int) -> Ask:
@@ -238,7 +264,12 @@ def parse_ask(payload: object, size: int) -> Ask:
     options = payload.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidAsk("'stream_options' must be an object", "stream_options")
-    limits = [_positive(payload, name) for name in ("max_tokens", "max_completion_tokens")]
+    limits = [_positive(payload, name) for name in ("max_tokens", "max_completion_tokens") if name in payload]
+    max_tokens = min((limit for limit in limits if limit is not None), default=None) if limits else None
+    include_usage = bool(options and options.get("include_usage"))
+    if _is_plain(payload, messages):
+        needs = _STREAMS if stream else _NOTHING
+        return Ask(model, payload, size, max_tokens, 1, stream, include_usage, needs=needs)
     kinds, images = kinds_of_parts(messages)
     kinds |= kinds_of_answer(payload)
     calls, elsewhere = paid_tools(payload), opaque_kinds(messages)
@@ -247,10 +278,10 @@ def parse_ask(payload: object, size: int) -> Ask:
         model=model,
         payload=payload,
         size=size,
-        max_tokens=min((limit for limit in limits if limit is not None), default=None),
+        max_tokens=max_tokens,
         choices=_positive(payload, "n", MAX_CHOICES) or 1,
         stream=stream,
-        include_usage=bool(options and options.get("include_usage")),
+        include_usage=include_usage,
         images=images,
         needs=_needs(payload, kinds, stream=stream),
         kinds=ANYTHING if rounds else kinds | (elsewhere or PLAIN),

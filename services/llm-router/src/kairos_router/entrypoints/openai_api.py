@@ -63,7 +63,7 @@ class OpenAIApi:
         # Looking a child of a metric up costs more than counting, so each is looked up once.
         self._times: dict[tuple[str, str, int], Callable[[float], None]] = {}
         self._counts: dict[tuple[str, str], Callable[[], None]] = {}
-        self._overhead = metrics.histogram("kairos_router_overhead_seconds").observe
+        self._overhead = metrics.tally("kairos_router_overhead_seconds").observe
 
     async def __call__(self, wire: Wire) -> None:
         exchange = Exchange(wire, perf_counter())
@@ -182,8 +182,13 @@ class OpenAIApi:
     def _time_of(self, template: str, method: str, status: int) -> Callable[[float], None]:
         # A caller can invent methods; a label may not grow with them.
         known = method if method in {"GET", "POST"} else "OTHER"
-        histogram = metrics.histogram("api_response_time_seconds")
-        return histogram.labels(self._service, template, known, str(status)).observe
+        return metrics.tally(
+            "api_response_time_seconds",
+            service=self._service,
+            route=template,
+            method=known,
+            status=str(status),
+        ).observe
 
 
 def _describe(current: Span, exchange: Exchange) -> None:
