@@ -100,15 +100,15 @@ class Chooser:
             amount = opening_hold(ask, wanted.deployment, wanted.max_tokens)
             # The first look needs no coroutine: on a warm lease it is the only one.
             model = wanted.deployment.model
-            fits = amount <= MOST_ATTEMPT
-            hold = self._wallet.try_hold(caller, amount, attempt_id, model) if fits else None
-            try:
-                if not fits:
-                    raise BudgetExceeded(_TOO_MUCH)
-                return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id, model))
-            except BudgetExceeded as error:
-                steps.append(_step(wanted, amount, error.refusal))
-                wanted = clamped(ask, rung, error.refusal.remaining)
+            refusal = _TOO_MUCH
+            if amount <= MOST_ATTEMPT:
+                hold = self._wallet.try_hold(caller, amount, attempt_id, model)
+                try:
+                    return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id, model))
+                except BudgetExceeded as error:
+                    refusal = error.refusal
+            steps.append(_step(wanted, amount, refusal))
+            wanted = clamped(ask, rung, refusal.remaining)
         return None
 
     async def _unpriced(
