@@ -94,3 +94,4 @@ def test_a_dead_letter_is_listed_shown_and_replayed(fragile: Fragile, tmp_path: 
     assert terminal.run("dlq", "replay", letter["id"], "--yes").exit_code == Exit.OK
     # It is as malformed as before, so it dies again: the same letter, one death more.
     until("its second death", lambda: terminal.json("dlq", "show", letter["id"])["deaths"] > 1)
+    fragile.forget_dead()

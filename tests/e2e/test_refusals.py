@@ -311,7 +311,7 @@ def test_a_dead_provider_gives_the_fallback_text_in_a_chat_and_costs_nothing(sta
     [
         ({"status": 500}, 502, "provider_error"),
         ({"status": 401}, 502, "provider_misconfigured"),
-        ({"status": 429, "retry_after": 7}, 429, "provider_rate_limited"),
+        ({"status": 429, "retry_after": 3}, 429, "provider_rate_limited"),
     ],
 )
 def test_a_failing_providers_answer_on_v1_says_what_failed(
@@ -323,8 +323,12 @@ def test_a_failing_providers_answer_on_v1_says_what_failed(
     assert_openai_error(answer, status, code)
     if "retry_after" in fault:
         assert answer.headers["retry-after"] == str(fault["retry_after"])
-    # One good answer closes the circuit again.
-    assert http.post("/v1/chat/completions", json=question("fine"), headers=key(stack)).status_code == 200
+
+    # A limited deployment rests as long as its provider asked for; then one good answer closes the circuit.
+    def answered() -> bool:
+        return http.post("/v1/chat/completions", json=question("fine"), headers=key(stack)).status_code == 200
+
+    until("a good answer", answered, timeout=30)
 
 
 def test_after_all_refusals_nothing_lies_dead_and_the_ledger_adds_up(stack: Stack) -> None:

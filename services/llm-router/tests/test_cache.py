@@ -111,7 +111,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     if request.param == "memory":
         yield MemoryAnswers()
         return
-    answers = RedisAnswers(request.getfixturevalue("redis_url"))
+    # A loaded machine is not what is tried here.
+    answers = RedisAnswers(request.getfixturevalue("redis_url"), patience=2.0)
     yield answers
     await answers.close()
 

@@ -93,7 +93,8 @@ def desk(store: RedisAnswers, model: Any, *policies: CachePolicy) -> Any:
 
 @pytest.fixture
 async def store(redis_url: str) -> Any:
-    answers = RedisAnswers(redis_url)
+    # A loaded machine is not what is tried here.
+    answers = RedisAnswers(redis_url, patience=2.0)
     yield answers
     await answers.close()
 

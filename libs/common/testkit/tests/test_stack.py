@@ -12,7 +12,7 @@ pytestmark = pytest.mark.stack
 def test_every_service_is_ready_and_seeded(stack: Stack) -> None:
     for service in SERVICES:
         assert ApiClient(stack.url(service.name)).get("/health/ready")
-    assert [bot["id"] for bot in stack.client("bot-worker").items("/bots")] == [stack.seeded.bot_id]
+    assert stack.seeded.bot_id in {bot["id"] for bot in stack.client("bot-worker").items("/bots")}
 
 
 def test_the_front_door_leads_to_every_service(stack: Stack) -> None:

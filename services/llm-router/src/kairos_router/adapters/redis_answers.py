@@ -53,9 +53,11 @@ def decode(value: bytes) -> Kept | None:
 
 
 class RedisAnswers:
-    """See AnswerStore."""
+    """See AnswerStore. `patience` is how long a request waits for Redis, in seconds."""
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, url: str, *, patience: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         # redis-py types each command as "now or later"; with this client it is always later.
         pool = BlockingConnectionPool.from_url(
             url,
@@ -67,6 +69,7 @@ class RedisAnswers:
         )
         self._redis: Any = Redis(connection_pool=pool)
         self._unlock = self._redis.register_script(_UNLOCK)
+        self._patience = patience
         self._clock = clock
         self._resting_until = 0.0
 
@@ -110,11 +113,11 @@ class RedisAnswers:
 
     async def _soon(self, call: Callable[[], Awaitable[T]]) -> T:
         """While a request waits."""
-        return await self._bounded(call, PATIENCE_S)
+        return await self._bounded(call, self._patience)
 
     async def _later(self, call: Callable[[], Awaitable[T]]) -> T:
         """In the background, or beside work that takes longer anyway."""
-        return await self._bounded(call, PATIENCE_S * 8)
+        return await self._bounded(call, self._patience * 8)
 
     async def _bounded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         if self._clock() < self._resting_until:
