@@ -215,7 +215,7 @@ class Squeeze:
         self.stack.wait_ready()
 
     def _misbehave(self) -> None:
-        """Some of the next requests meet a provider that fails, breaks off, or tells no usage."""
+        """Some of the next requests meet a provider that fails, breaks off, lies or tells no usage."""
         kinds = [
             {"status": 429, "retry_after": 0},
             {"status": 500},
@@ -223,6 +223,8 @@ class Squeeze:
             {"drop": True},
             {"cut_after_bytes": 150},
             {"omit_usage": True},
+            {"wrong_usage": {"prompt_tokens": -3, "completion_tokens": "many"}},
+            {"wrong_usage": {"prompt_tokens": 0, "completion_tokens": 0}},
             {"delay_ms": 300},
         ]
         for _ in range(round(self.plan.clients * self.plan.fault_share)):
@@ -355,7 +357,7 @@ class Squeeze:
         for attempt, record in self._billed().items():
             for name in ("all", record.text.partition("-")[0]):
                 billed[name] += price_of(record)
-            if record.fault != "omit_usage":
+            if record.fault not in {"omit_usage", "wrong_usage"}:
                 exact[attempt] = price_of(record)
         self.report.provider_requests = len(self.provider.records)
         self.report.billed_nano_usd = dict(billed)
