@@ -54,8 +54,10 @@ demo: up ## a message through Telegram, one through web chat: reply, cost, trace
 
 # --- tests ---
 .PHONY: test test-command test-unit chaos bench bench-router bench-cap platform
-# What `make test` and CI run. tests/platform and tests/bench have targets of their own.
-TESTS := $(BIN)/pytest -m "not chaos" --ignore=tests/platform --ignore=tests/bench --cov --cov-report=term:skip-covered
+# What `make test` and CI run. tests/platform and tests/bench have targets of their own. Each worker has servers
+# and a suite of its own; files stay whole, because tests of one file share them.
+WORKERS ?= 2
+TESTS := $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not chaos" --ignore=tests/platform --ignore=tests/bench --cov --cov-report=term:skip-covered
 
 test: test-tools ## every test on real servers, with coverage
 	@$(TESTS) $(ARGS)

@@ -152,10 +152,13 @@ def test_an_event_appears_without_a_reload_and_can_be_opened_and_filtered(
     page.get_by_role("option", name="Budgets").click()
     expect(page).to_have_url(re.compile(r"type=budget"))
     rows = page.get_by_test_id("events").get_by_role("row")
+    budgets = console.stack.client("budget-analytics")
+    budget = {"name": "Browser test", "scope": "organisation", "period": "total", "limit_usd": "40"}
+    # Other tests of a session may have pushed what seeding did out of the feed's memory.
+    budgets.post("/budgets", budget)
     expect(rows.first).to_contain_text("budget.definition.changed.v1")
     known = rows.count()
-    budget = {"name": "Browser test", "scope": "organisation", "period": "total", "limit_usd": "40"}
-    console.stack.client("budget-analytics").post("/budgets", budget)
+    budgets.post("/budgets", budget)
     expect(rows).to_have_count(known + 1)
     expect(rows.first).to_contain_text("A budget changed (Organisation)")
     page.get_by_test_id("events").get_by_role("button").first.click()

@@ -154,6 +154,7 @@ def _sealed(parts: Catalogues, entry: Entry, body: DeploymentIn, before: Entry |
 def add_deployments(app: FastAPI, parts: Catalogues) -> None:
     _add_reading(app, parts)
     _add_writing(app, parts)
+    _add_scores(app, parts)
 
 
 def _add_reading(app: FastAPI, parts: Catalogues) -> None:
@@ -255,6 +256,10 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         except Conflict as error:
             raise conflict(error.version) from error
         await parts.live.follow()
+
+
+def _add_scores(app: FastAPI, parts: Catalogues) -> None:
+    guard: dict[str, Any] = {"dependencies": [requires(Permission.MODELS_WRITE)], "tags": ["deployments"]}
 
     @app.post("/deployments/{name:path}/scores", **guard)
     async def score_deployment(name: Name, body: ScoreIn, organisation_id: CurrentOrganisation) -> ScoreView:
