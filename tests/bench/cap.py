@@ -192,8 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(seed=options.seed, clients=options.clients, seconds=options.seconds)
     ours = run_squeeze(plan)
     text = _text(plan, ours, peer, version)
-    page.write("bench-cap", text)
     sys.stdout.write(text + "\n" + "\n".join(ours.breaches) + "\n")
+    page.write("bench-cap", text)
 
 
 if __name__ == "__main__":
