@@ -7,8 +7,9 @@ from uuid import UUID
 from fastapi import FastAPI, Path, Response
 from pydantic import BaseModel, Field, SecretStr
 
+from kairos_contracts.audit import AuditContext
 from kairos_contracts.permissions import Permission
-from kairos_router.application.catalogue_documents import NAME, DeploymentDocument, Entry, Sealed
+from kairos_router.application.catalogue_documents import NAME, DeploymentDocument, Entry, Kind, Sealed
 from kairos_router.application.catalogue_store import (
     CatalogueStore,
     Conflict,
@@ -40,6 +41,35 @@ class Catalogues:
     surroundings: Surroundings
     reach: Reach = field(default_factory=Reach)
     memory: int = 100
+
+    async def replace(
+        self,
+        organisation_id: UUID,
+        draft: Draft,
+        context: AuditContext,
+        expected: tuple[int | None, bool],
+    ) -> Entry:
+        """Write an own row and have it in force here at once. Raises Problem 412."""
+        version, only_new = expected
+        try:
+            entry = await self.store.put(organisation_id, draft, context, expected=version, only_new=only_new)
+        except Conflict as error:
+            raise conflict(error.version) from error
+        await self.live.follow()
+        return entry
+
+    async def remove(
+        self, organisation_id: UUID, kind: Kind, name: str, context: AuditContext, if_match: str | None
+    ) -> None:
+        """Remove an own row; what it covered is in force again. Raises Problem 404, 412."""
+        expected, _ = expectation(if_match, None)
+        try:
+            await self.store.delete(organisation_id, kind, name, context, expected=expected)
+        except Missing as error:
+            raise Problem(404, f"{kind}_not_found", f"You have no {kind} of this name") from error
+        except Conflict as error:
+            raise conflict(error.version) from error
+        await self.live.follow()
 
 
 class DeploymentIn(DeploymentDocument):
@@ -230,13 +260,7 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         if isinstance(body.price, PriceDocument):
             price = Named(price_version(document["price"]), document["price"])
         draft = Draft("deployment", name, document, price, sealed)
-        try:
-            entry = await parts.store.put(
-                organisation_id, draft, context, expected=expected, only_new=only_new
-            )
-        except Conflict as error:
-            raise conflict(error.version) from error
-        await parts.live.follow()
+        entry = await parts.replace(organisation_id, draft, context, (expected, only_new))
         response.headers["ETag"] = tag(entry.version)
         return await _detail(parts, organisation_id, name)
 
@@ -248,14 +272,7 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         if_match: IfMatch = None,
     ) -> None:
         """Remove an own deployment; a shared one of the same name is in force again."""
-        expected, _ = expectation(if_match, None)
-        try:
-            await parts.store.delete(organisation_id, "deployment", name, context, expected=expected)
-        except Missing as error:
-            raise Problem(404, "deployment_not_found", "You have no deployment of this name") from error
-        except Conflict as error:
-            raise conflict(error.version) from error
-        await parts.live.follow()
+        await parts.remove(organisation_id, "deployment", name, context, if_match)
 
 
 def _add_scores(app: FastAPI, parts: Catalogues) -> None:

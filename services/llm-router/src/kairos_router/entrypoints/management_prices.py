@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from kairos_contracts.permissions import Permission
 from kairos_router.application import price_map
-from kairos_router.application.catalogue_store import Conflict, Draft, Missing
+from kairos_router.application.catalogue_store import Draft
 from kairos_router.application.price_book import Book, Named, PriceBook
 from kairos_router.application.price_documents import PriceDocument
 from kairos_router.domain.catalogue import Deployment
-from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
+from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, expectation, page_by_name, tag
 from kairos_router.entrypoints.management_deployments import Catalogues
 from kairos_web import CurrentContext, CurrentOrganisation, Page, Paged, Problem, requires
 
@@ -223,20 +223,11 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         if_none_match: IfNoneMatch = None,
     ) -> NamedPrice:
         """Set an own price under a name; it wins over every book. Versions before stay readable."""
-        expected, only_new = expectation(if_match, if_none_match)
+        expected = expectation(if_match, if_none_match)
         document = body.short()
         named = Named(price_map.price_version(document), document)
-        try:
-            entry = await parts.store.put(
-                organisation_id,
-                Draft("price", name, document, named),
-                context,
-                expected=expected,
-                only_new=only_new,
-            )
-        except Conflict as error:
-            raise conflict(error.version) from error
-        await parts.live.follow()
+        draft = Draft("price", name, document, named)
+        entry = await parts.replace(organisation_id, draft, context, expected)
         response.headers["ETag"] = tag(entry.version)
         return NamedPrice(
             name=name, shared=False, version=named.version, revision=entry.version, price=document
@@ -250,11 +241,4 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         if_match: IfMatch = None,
     ) -> None:
         """Give an own price up; the book's is in force again."""
-        expected, _ = expectation(if_match, None)
-        try:
-            await parts.store.delete(organisation_id, "price", name, context, expected=expected)
-        except Missing as error:
-            raise Problem(404, "price_not_found", "You have no price of this name") from error
-        except Conflict as error:
-            raise conflict(error.version) from error
-        await parts.live.follow()
+        await parts.remove(organisation_id, "price", name, context, if_match)

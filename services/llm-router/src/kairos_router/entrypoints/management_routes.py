@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from kairos_contracts.permissions import Permission
 from kairos_router.application.catalogue_documents import RouteDocument
-from kairos_router.application.catalogue_store import Conflict, Draft, Missing
+from kairos_router.application.catalogue_store import Draft
 from kairos_router.domain.catalogue import Catalogue, Route
-from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
+from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, expectation, page_by_name, tag
 from kairos_router.entrypoints.management_deployments import Catalogues, Name
 from kairos_web import CurrentContext, CurrentOrganisation, Page, Paged, Problem, requires
 
@@ -111,22 +111,13 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         if_none_match: IfNoneMatch = None,
     ) -> RouteDetail:
         """Create or replace an own route; a shared one of the same name is covered by it."""
-        expected, only_new = expectation(if_match, if_none_match)
+        expected = expectation(if_match, if_none_match)
         # A deployment made a moment ago by another replica counts.
         await parts.live.follow()
         _check(name, body, parts.live.current(organisation_id))
         document = body.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-        try:
-            entry = await parts.store.put(
-                organisation_id,
-                Draft("route", name, document),
-                context,
-                expected=expected,
-                only_new=only_new,
-            )
-        except Conflict as error:
-            raise conflict(error.version) from error
-        await parts.live.follow()
+        draft = Draft("route", name, document)
+        entry = await parts.replace(organisation_id, draft, context, expected)
         response.headers["ETag"] = tag(entry.version)
         return await _detail(parts, organisation_id, name)
 
@@ -135,11 +126,4 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         name: Name, organisation_id: CurrentOrganisation, context: CurrentContext, if_match: IfMatch = None
     ) -> None:
         """Remove an own route; a shared one of the same name is in force again."""
-        expected, _ = expectation(if_match, None)
-        try:
-            await parts.store.delete(organisation_id, "route", name, context, expected=expected)
-        except Missing as error:
-            raise Problem(404, "route_not_found", "You have no route of this name") from error
-        except Conflict as error:
-            raise conflict(error.version) from error
-        await parts.live.follow()
+        await parts.remove(organisation_id, "route", name, context, if_match)
