@@ -39,7 +39,7 @@ COPY libs libs
 COPY services/${SERVICE} services/${SERVICE}
 RUN /build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /wheels \
       ./libs/common/contracts ./libs/common/messaging ./libs/common/persistence ./libs/common/telemetry \
-      ./libs/common/web ./libs/common/faults "./services/${SERVICE}" \
+      ./libs/common/web ./libs/common/faults ./libs/common/sealing "./services/${SERVICE}" \
  && /opt/kairos/bin/pip install --quiet --no-deps --no-index /wheels/*.whl \
  && ln -s "kairos-${SERVICE}" /opt/kairos/bin/kairos-service \
  && /opt/kairos/bin/pip uninstall --quiet --yes pip setuptools

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 uv="${UV:-.venv/bin/uv}"
 cutoff="${LOCK_CUTOFF:-$(date -u -d '7 days ago' +%F)}"
 own=(kairos-contracts kairos-messaging kairos-persistence kairos-telemetry kairos-web kairos-faults
-     kairos-testkit kairos-sdk kairos-bot-worker kairos-llm-router kairos-budget-analytics kairos-auth-audit kairos-observability)
+     kairos-sealing kairos-testkit kairos-sdk kairos-bot-worker kairos-llm-router kairos-budget-analytics kairos-auth-audit kairos-observability)
 flags=(--python-version 3.11 --exclude-newer "$cutoff" --no-header --no-annotate --generate-hashes
        --no-emit-index-url --no-emit-find-links --quiet)
 for name in "${own[@]}"; do flags+=(--no-emit-package "$name"); done

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIBS = ("contracts", "messaging", "persistence", "telemetry", "web", "faults", "testkit")
+LIBS = ("contracts", "messaging", "persistence", "telemetry", "web", "faults", "sealing", "testkit")
 SERVICES = ("bot-worker", "llm-router", "budget-analytics", "auth-audit", "observability")
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "base", "core", "shared", "manager"}
 MAX_FUNCTION, MAX_FILE = 60, 400

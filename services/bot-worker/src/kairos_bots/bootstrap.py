@@ -9,7 +9,6 @@ from uuid import UUID
 
 from fastapi import FastAPI
 
-from kairos_bots.adapters.cipher import AesGcmCipher, derived_key
 from kairos_bots.adapters.governor import Pace, Paces, RedisGovernor
 from kairos_bots.adapters.postgres import PostgresWorks
 from kairos_bots.adapters.registry import MemoryRegistry
@@ -18,6 +17,8 @@ from kairos_bots.adapters.wakes import ProcessWakeUps
 from kairos_bots.adapters.web_sessions import HmacSessionSigner
 from kairos_bots.application.open_turn import OpeningRules
 from kairos_bots.application.reply_hub import ReplyHub
+from kairos_bots.domain.bot import Sealed
+from kairos_bots.domain.errors import UnreadableSecretError
 from kairos_bots.domain.turn import QuietWindow
 from kairos_bots.entrypoints.bot_worker import BotApplier, follow_registry
 from kairos_bots.entrypoints.bots import BotApi, bots_router
@@ -32,6 +33,7 @@ from kairos_bots.settings import Settings
 from kairos_contracts.audit import AuditContext
 from kairos_messaging import Bus, OutboxRelay, PublishFailed
 from kairos_persistence import Database, DatabaseUnavailable, create_engine
+from kairos_sealing import Sealer, derived_key
 from kairos_web import (
     Authenticator,
     Background,
@@ -78,7 +80,7 @@ class BotWorker:
         self.wakes = ProcessWakeUps()
         data_key = settings.data_key.get_secret_value()
         previous = [key.get_secret_value() for key in settings.previous_data_keys]
-        self.cipher = AesGcmCipher(data_key, previous)
+        self.cipher = Sealer(data_key, previous, kept_as=Sealed, unreadable=UnreadableSecretError)
         self.signer = HmacSessionSigner(derived_key(data_key, "web chat sessions"))
         self.registry = MemoryRegistry(self.works, self.cipher, poll=settings.registry_poll_s)
         self.wakes.bot_listeners.append(self.registry.changed)

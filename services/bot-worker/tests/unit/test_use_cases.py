@@ -24,7 +24,7 @@ from kairos_bots.application.reply_hub import MAILBOX, MailboxFullError, ReplyHu
 from kairos_bots.application.send_reply import ClaimedReply, claim_replies, record_try, send_reply
 from kairos_bots.domain.bot import DesiredState, Mode, ObservedState, Sealed, TelegramUpdates
 from kairos_bots.domain.delivery import Accepted, NotTaken, Paced, Refused, RetryRules, Unsure
-from kairos_bots.domain.errors import BotUnknownError, WrongSecretError
+from kairos_bots.domain.errors import BotUnknownError, UnreadableSecretError, WrongSecretError
 from kairos_bots.domain.turn import QuietWindow, TurnState
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.auth.v1 import AuditEntryRecordedV1
@@ -47,6 +47,8 @@ class PlainCipher:
         return Sealed("plain", f"{bound_to}|{secret}".encode())
 
     def open(self, sealed: Sealed, *, bound_to: str) -> str:
+        if sealed.key_id != "plain":
+            raise UnreadableSecretError(f"sealed under key {sealed.key_id}")
         purpose, _, secret = sealed.ciphertext.decode().partition("|")
         assert purpose == bound_to
         return secret
@@ -335,6 +337,25 @@ async def test_settings_reach_the_channel(kit: Any) -> None:
     assert states == ["running", "running", "stopped", "stopped", "running"]
     assert telegram.calls == [("set", "5:x", url, "s"), ("delete", "5:x"), ("delete", "5:x")]
     assert (await _apply(bot, telegram, public_url=None)).reason == "the webhook is set by hand"
+
+
+async def test_a_token_sealed_under_a_lost_key_stops_its_own_bot_and_no_other(kit: Any) -> None:
+    works, wakes, broken = await _manual_reply(kit)
+    well = _telegram_bot(kit, id=uuid4(), mode=Mode.MANUAL)
+    works.tables.bots[well.id] = well
+    broken = replace(broken, telegram_token=Sealed("lost", b"?"))
+    works.tables.bots[broken.id] = broken
+    await _arrive(kit, works, well, wakes)
+    async with works.system() as work:
+        held = await work.turns.hold_due()
+        await open_turn(work, held, rules=OpeningRules(timedelta(seconds=60)), wakes=wakes)
+    telegram = ScriptedTelegram(Accepted("1"))
+    outcomes = {each.reply.bot_id: await send_reply(each, telegram) for each in await _claim(works, wakes)}
+    assert outcomes[well.id] == Accepted("1")
+    assert outcomes[broken.id] == NotTaken("the bot has no usable Telegram token", credential=True)
+    seen = await _apply(broken, telegram)
+    assert (seen.state, seen.retry is not None) == (ObservedState.ERROR, True)
+    assert seen.reason == "its secrets can't be read: sealed under key lost"
 
 
 async def test_a_channel_that_is_away_or_refuses_is_observed_and_tried_again(kit: Any) -> None:

@@ -33,7 +33,6 @@ from kairos_router.adapters.postgres_decisions import PostgresDecisions
 from kairos_router.adapters.postgres_quotas import PostgresQuotas
 from kairos_router.adapters.redis_answers import RedisAnswers
 from kairos_router.adapters.redis_quotas import RedisQuotas
-from kairos_router.adapters.sealing import Sealer
 from kairos_router.adapters.similar_questions import SimilarQuestions
 from kairos_router.adapters.simulator import Simulator
 from kairos_router.adapters.token_counter import Tiktoken
@@ -43,7 +42,8 @@ from kairos_router.adapters.usage_journal import UsageJournal
 from kairos_router.application.answer_completion import AnswerCompletion
 from kairos_router.application.cache_policies import CachePolicies
 from kairos_router.application.cache_ports import Kept
-from kairos_router.application.catalogue_store import Surroundings
+from kairos_router.application.catalogue_documents import Sealed
+from kairos_router.application.catalogue_store import Surroundings, UnreadableSecret
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.guard_address import Reach
@@ -75,6 +75,7 @@ from kairos_router.entrypoints.quotas import add_quotas
 from kairos_router.entrypoints.responses import RESPONSES, Responses
 from kairos_router.entrypoints.worker import CompletionWorker
 from kairos_router.settings import Settings, environment, quiet_litellm
+from kairos_sealing import Sealer
 from kairos_telemetry import metrics
 from kairos_web import (
     Background,
@@ -296,12 +297,13 @@ class Router:
             unit.emit(context.entry("access.denied", path, outcome="denied", reason=permission))
 
 
-def sealer_of(settings: Settings) -> Sealer | None:
+def sealer_of(settings: Settings) -> Sealer[Sealed] | None:
     """Opens and closes what organisations keep here; None without a data key."""
     if settings.data_key is None:
         return None
     previous = [key.get_secret_value() for key in settings.previous_data_keys]
-    return Sealer(settings.data_key.get_secret_value(), previous)
+    current = settings.data_key.get_secret_value()
+    return Sealer(current, previous, kept_as=Sealed, unreadable=UnreadableSecret)
 
 
 def reach_of(settings: Settings) -> Reach:

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from uuid import UUID
 
-from kairos_bots.adapters.cipher import UnreadableSecretError
 from kairos_bots.application.ports import Cipher, RegisteredBot, Works
 from kairos_bots.application.secrets import token_of, webhook_secret_of
 from kairos_bots.domain.bot import Bot, TelegramUpdates
-from kairos_bots.domain.errors import BotUnknownError, NotReadyError
+from kairos_bots.domain.errors import BotUnknownError, NotReadyError, UnreadableSecretError
 from kairos_telemetry import get_logger
 
 _log = get_logger(__name__)

@@ -18,6 +18,7 @@ from kairos_bots.application.ports import (
 )
 from kairos_bots.application.secrets import token_of, webhook_secret_of
 from kairos_bots.domain.bot import Bot, ObservedState, TelegramUpdates, observed
+from kairos_bots.domain.errors import UnreadableSecretError
 from kairos_contracts.conversation.v1 import BotLifecycleChangedV1
 
 RETRY_AWAY = timedelta(seconds=5)
@@ -39,6 +40,8 @@ async def apply_to_channel(
 ) -> Observation:
     try:
         return await _apply(bot, telegram, token_of(bot, cipher), webhook_secret_of(bot, cipher), public_url)
+    except UnreadableSecretError as error:
+        return Observation(ObservedState.ERROR, f"its secrets can't be read: {error}", RETRY_REFUSED)
     except TelegramAwayError as error:
         return Observation(ObservedState.DEGRADED, f"Telegram is away: {error}", RETRY_AWAY)
     except TelegramRefusedError as error:

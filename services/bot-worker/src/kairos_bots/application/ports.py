@@ -196,9 +196,12 @@ class Publisher(Protocol):
 
 
 class Cipher(Protocol):
+    """Encrypts secrets, each for one place; kairos_sealing does."""
+
     def seal(self, secret: str, *, bound_to: str) -> Sealed: ...
 
-    def open(self, sealed: Sealed, *, bound_to: str) -> str: ...
+    def open(self, sealed: Sealed, *, bound_to: str) -> str:
+        """Raises UnreadableSecretError."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Literal
 from uuid import UUID
 
 from kairos_bots.application.ports import Cipher, RateGovernor, Telegram, WakeUps, Work
-from kairos_bots.application.secrets import token_of
+from kairos_bots.application.secrets import usable_token_of
 from kairos_bots.domain.conversation import Reply
 from kairos_bots.domain.delivery import (
     GiveUp,
@@ -64,7 +64,7 @@ async def claim_replies(
             continue
         bot = await work.bots.get(reply.bot_id)
         started = await work.replies.start(reply, claim_token, lease)
-        token = token_of(bot, cipher) if bot is not None else None
+        token = usable_token_of(bot, cipher) if bot is not None else None
         claimed.append(ClaimedReply(started, token, bot_gone=bot is None))
     return claimed
 

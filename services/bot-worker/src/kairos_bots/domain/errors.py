@@ -25,5 +25,9 @@ class ChannelClosedError(PermissionError):
     """This bot does not answer on this channel."""
 
 
+class UnreadableSecretError(RuntimeError):
+    """The secret was sealed under a key we do not have, or was tampered with or moved."""
+
+
 class InvalidBotError(ValueError):
     """The bot's settings contradict each other."""

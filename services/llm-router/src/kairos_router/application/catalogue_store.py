@@ -61,7 +61,7 @@ class UnreadableSecret(RuntimeError):  # noqa: N818 - reads as the fact it state
 
 
 class Seals(Protocol):
-    """Encrypts secrets, each for one place; see adapters/sealing.py."""
+    """Encrypts secrets, each for one place; kairos_sealing does."""
 
     def seal(self, secret: str, *, bound_to: str) -> Sealed: ...
 
