@@ -16,9 +16,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from kairos_router.entrypoints.bounded_heads import BoundedHeads
-from kairos_router.entrypoints.openai_errors import Header
+from kairos_router.entrypoints.openai_errors import Header, envelope
 from kairos_telemetry import get_logger
+from kairos_web import BoundedHeads, Problem
 
 _log = get_logger(__name__)
 
@@ -57,7 +57,6 @@ class Wire:
         "flow",
         "headers",
         "keep_alive",
-        "message_event",
         "method",
         "more_body",
         "on_response",
@@ -81,13 +80,17 @@ class Wire:
         self.started = False
         self.response_complete = False
         self.client_gone = False
-        self.message_event = self
         self.on_response: Callable[[], None] = protocol.on_response_complete
         self._protocol = protocol
         self._armed = False
         self.task: asyncio.Task[Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._unsent = b""
+
+    @property
+    def message_event(self) -> "Wire":
+        # Kept as a field, each request would be a reference cycle and wait for the garbage collector.
+        return self
 
     @property
     def peer(self) -> str | None:
@@ -225,6 +228,7 @@ class HotProtocol(BoundedHeads):
         self._dated: list[tuple[bytes, bytes]] | None = None
         self._fixed = b""
         self._idle_since = 0.0
+        self.url = b""
 
     def fixed(self) -> bytes:
         """What every answer carries: uvicorn renews the date once a second."""
@@ -259,6 +263,11 @@ class HotProtocol(BoundedHeads):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self._handler))
+
+    def refusal(self, problem: Problem) -> tuple[str, bytes]:
+        if self.url.startswith(_BELOW):
+            return "application/json", envelope(problem.title, "invalid_request_error", problem.code)
+        return super().refusal(problem)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
