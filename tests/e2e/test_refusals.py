@@ -150,6 +150,15 @@ def test_an_oversized_body_is_refused_announced_or_not(
         assert_openai_error(answer, 413, "body_too_large")
 
 
+def test_no_service_reads_a_head_without_end(stack: Stack) -> None:
+    for service in ("bot-worker", "llm-router", "budget-analytics", "auth-audit", "observability"):
+        # Not through the front door, which has a limit of its own.
+        answer = httpx.get(f"{stack.url(service)}/health", headers={"X-Long": "x" * 70_000}, timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (431, "head_too_large"), service
+    assert_documented(431, "head_too_large")
+    assert_documented(408, "head_too_slow")
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"text"', b'{"message": {}}', b"\xff\xfe", b"[" * 100_000])
 def test_a_webhook_body_that_is_no_update_is_refused(
     stack: Stack, http: httpx.Client, hook: Webhook, body: bytes

@@ -17,6 +17,7 @@ from kairos_web.access import (
 from kairos_web.application import create_app
 from kairos_web.authenticators import RemoteAuthenticator, credential_of, is_service_token
 from kairos_web.background import Background, BackgroundTaskDown
+from kairos_web.bounded_heads import BoundedHeads
 from kairos_web.health import HealthCheck
 from kairos_web.outbound import OutboundSession
 from kairos_web.paging import Page, Paged, PageQuery, decode_cursor, encode_cursor
@@ -45,6 +46,7 @@ __all__ = [
     "Authenticator",
     "Background",
     "BackgroundTaskDown",
+    "BoundedHeads",
     "CurrentActor",
     "CurrentContext",
     "CurrentOrganisation",

@@ -40,7 +40,7 @@ class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
         self.extra = extra
 
 
-def problem_response(problem: Problem, *, request_id: str | None = None) -> JSONResponse:
+def problem_document(problem: Problem, *, request_id: str | None = None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "type": f"urn:kairos:problem:{problem.code}",
         "title": problem.title,
@@ -51,7 +51,11 @@ def problem_response(problem: Problem, *, request_id: str | None = None) -> JSON
         document["detail"] = problem.detail
     if request_id:
         document["request_id"] = request_id
-    document |= problem.extra
+    return document | problem.extra
+
+
+def problem_response(problem: Problem, *, request_id: str | None = None) -> JSONResponse:
+    document = problem_document(problem, request_id=request_id)
     return JSONResponse(document, status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 

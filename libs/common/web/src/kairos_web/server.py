@@ -4,16 +4,16 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
 import kairos_faults
 from kairos_telemetry import configure
+from kairos_web.bounded_heads import BoundedHeads
 from kairos_web.settings import ServiceSettings
 
-Http = Literal["httptools"] | type[asyncio.Protocol]
 # Requests leave few reference cycles, so the collector may look more rarely than every 700 objects.
 GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
 
@@ -24,7 +24,7 @@ def run(
     settings: ServiceSettings,
     build: Callable[[], ASGIApp],
     *,
-    http: Http = "httptools",
+    http: type[asyncio.Protocol] = BoundedHeads,
 ) -> None:
     """A service from its settings to its end: telemetry, armed faults, the application, the last spans."""
     telemetry = configure(
@@ -55,11 +55,11 @@ def serve(
     port: int,
     grace: int = 20,
     forwarded_allow_ips: str = "127.0.0.1",
-    http: Http = "httptools",
+    http: type[asyncio.Protocol] = BoundedHeads,
 ) -> None:
     """Run until SIGTERM or SIGINT, then finish open requests for up to `grace` seconds.
 
-    `http` is the connection's protocol, uvicorn's or a subclass of it.
+    `http` is the connection's protocol.
     Raises SystemExit with a non-zero code when the application did not start.
     """
     config = uvicorn.Config(
