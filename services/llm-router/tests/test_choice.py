@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from kairos_router.domain.ask import InvalidAsk, bounds_on, estimate_usage, hold_on, max_tokens_on, parse_ask
 from kairos_router.domain.breaker import Breaker
 from kairos_router.domain.catalogue import Capability
+from kairos_router.domain.embedding_ask import parse_embedding_ask
 from kairos_router.domain.pricing import cost
-from kairos_router.domain.selection import NothingFits, Rung, clamped, fitting, ladder
+from kairos_router.domain.selection import (
+    TOO_SMALL,
+    NothingFits,
+    Rung,
+    clamped,
+    fitting,
+    ladder,
+    unfit,
+    unsure,
+)
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -93,10 +103,39 @@ def test_deployments_that_lack_something_are_left_out_with_the_reason(kit: Simpl
     small = kit.deployment("small", context_window=300)
     good = kit.deployment("good")
     ask = kit.ask("x" * 1_000, tools=[{}])
-    assert fitting(ask, [blind, small, good]) == (good,)
+    sighted = kit.deployment("sighted", capabilities=frozenset({Capability.VISION}))
+    assert fitting(ask, [blind, small, good, sighted]) == (good,)
     with pytest.raises(NothingFits) as caught:
         fitting(ask, [blind, small])
     assert caught.value.reasons == {"blind": "lacks tools", "small": "context window too small"}
+    both = kit.ask(tools=[{}], response_format={"type": "json_object"})
+    some = kit.deployment("some", capabilities=frozenset({Capability.TOOLS}))
+    assert unfit(both, some) == "lacks json"
+
+
+def test_what_makes_embeddings_only_answers_no_completions(kit: SimpleNamespace) -> None:
+    only = kit.deployment(capabilities=frozenset({Capability.EMBEDDINGS}))
+    also = kit.deployment(capabilities=frozenset({Capability.EMBEDDINGS, Capability.CHAT}))
+    embedding = parse_embedding_ask({"model": "m", "input": "a"})
+    assert [unfit(kit.ask(), each) for each in (only, also)] == ["makes embeddings only", None]
+    assert [unfit(embedding, each) for each in (only, also)] == [None, None]
+
+
+def test_a_context_window_that_is_just_large_enough_is(kit: SimpleNamespace) -> None:
+    plain = parse_ask({"model": "m", "messages": MESSAGES, "max_tokens": 50}, 800)
+    counted = replace(plain, tokens=100, images=2)
+    inputs = ["a" * 800, "b" * 80]
+    embedding = parse_embedding_ask({"model": "m", "input": inputs})
+    for ask, needed in ((plain, 150), (counted, 350), (embedding, 100)):
+        fits = [
+            unfit(ask, kit.deployment(context_window=size, image_tokens=100)) for size in (needed, needed - 1)
+        ]
+        assert fits == [None, TOO_SMALL]
+    # Every byte a token: then it fits surely. In between, somebody has to count.
+    for ask, surely in ((plain, 850), (embedding, 800)):
+        doubts = [unsure(ask, kit.deployment(context_window=size)) for size in (surely, surely - 1)]
+        assert doubts == [False, True]
+    assert not unsure(counted, kit.deployment(context_window=200)), "nothing is left to count"
 
 
 def test_the_ladder_goes_from_the_preferred_to_cheaper_to_free(kit: SimpleNamespace) -> None:
@@ -106,6 +145,7 @@ def test_the_ladder_goes_from_the_preferred_to_cheaper_to_free(kit: SimpleNamesp
             kit.deployment("preferred"),
             kit.deployment("free", price=(0, 0)),
             kit.deployment("dearer", price=(200, 900)),
+            kit.deployment("as dear"),
             kit.deployment("cheaper", price=(10, 40)),
         ],
     )
@@ -127,18 +167,33 @@ def test_a_clamped_answer_fits_what_remains_and_is_worth_having(kit: SimpleNames
         assert less.degraded == "budget.clamped"
 
 
+def test_a_shorter_answer_is_worth_having_from_16_tokens_for_every_choice(kit: SimpleNamespace) -> None:
+    ask, deployment = kit.ask("hello", n=3), kit.deployment()
+    cheaper = Rung(deployment, 256, "budget.cheaper")
+    least = hold_on(ask, deployment, 16)
+    assert clamped(ask, cheaper, least) == Rung(deployment, 16, "budget.cheaper")
+    assert clamped(ask, cheaper, least - 1) is None
+
+
 def test_a_circuit_opens_after_repeated_failures_and_lets_one_probe_through() -> None:
     breaker = Breaker(threshold=2, rest=5.0)
     breaker = breaker.failed(0.0)
     assert breaker.allows(0.1)
     breaker = breaker.failed(1.0)
     assert not breaker.allows(5.9)
-    assert breaker.state == "open"
+    assert (breaker.state_at(5.9), breaker.left(5.5)) == ("open", 0.5)
     assert breaker.allows(6.0)
+    assert (breaker.state_at(6.0), breaker.left(7.0)) == ("half_open", 0.0)
     breaker = breaker.tried(6.0)
     assert not breaker.allows(6.1)
     assert breaker.failed(6.2).allows(11.3)
-    assert breaker.succeeded() == Breaker(threshold=2, rest=5.0)
+
+
+def test_neither_a_failure_nor_a_hint_ends_the_rest_a_provider_asked_for() -> None:
+    resting = Breaker(threshold=3, rest=5.0).resting(0.0, 30.0)
+    for breaker in (resting, resting.failed(1.0), resting.suspected()):
+        assert not breaker.allows(29.9)
+        assert breaker.allows(30.0)
 
 
 PLAIN_REQUESTS: list[dict[str, Any]] = [

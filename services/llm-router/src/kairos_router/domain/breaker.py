@@ -22,11 +22,6 @@ class Breaker:
             return self
         return type(self)(self.threshold, self.rest, self.failures, now)
 
-    def succeeded(self) -> Self:
-        if not self.failures and self.opened_at is None:
-            return self
-        return type(self)(self.threshold, self.rest)
-
     def failed(self, now: float) -> Self:
         failures = self.failures + 1
         opened_at = now if failures >= self.threshold else self.opened_at
@@ -49,7 +44,3 @@ class Breaker:
         if self.opened_at is None:
             return "closed"
         return "half_open" if self.allows(now) else "open"
-
-    @property
-    def state(self) -> str:
-        return "closed" if self.opened_at is None else "open"

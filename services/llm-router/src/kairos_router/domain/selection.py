@@ -98,6 +98,6 @@ def clamped(ask: Ask, rung: Rung, remaining: int) -> Rung | None:
     """The rung with the output tokens `remaining` nano-USD allow, or None when too few to be useful."""
     bounds = bounds_on(ask, rung.deployment, rung.max_tokens)
     output = affordable_output(rung.deployment.price, bounds, remaining) // ask.choices
-    if output >= rung.max_tokens or output < min(LEAST_USEFUL_TOKENS, rung.max_tokens):
+    if output >= rung.max_tokens or output < LEAST_USEFUL_TOKENS:
         return None
     return Rung(rung.deployment, output, rung.degraded or "budget.clamped")
