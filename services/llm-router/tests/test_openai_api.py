@@ -128,6 +128,33 @@ async def test_every_refusal_is_openais_envelope(service_of: Any) -> None:
         assert service.first.records == []
 
 
+async def test_a_header_of_ours_with_an_unknown_value_is_refused_and_told_the_known_ones(
+    service_of: Any,
+) -> None:
+    wrong = {
+        "x-kairos-cache": ("sometimes", "no-store, no-cache or only-if-cached"),
+        "x-kairos-priority": ("urgent", "batch, normal or interactive"),
+        "x-kairos-contact-id": ("somebody", "a UUID"),
+    }
+    async with service_of(limit=10**9) as service:
+        service.keys.add(KEY)
+        for name, (value, allowed) in wrong.items():
+            status, body, _ = await post(service, request(), **{name: value})
+            error = body["error"]
+            assert (status, error["code"], error["param"]) == (400, "invalid_header", name)
+            assert allowed in error["message"]
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session,
+            session.post(
+                f"{service.v1}/responses",
+                json={"model": "default", "input": "hi"},
+                headers={"x-kairos-cache": "only-if-cached"},
+            ) as response,
+        ):
+            assert (response.status, (await response.json())["error"]["code"]) == (504, "not_cached")
+        assert not service.first.records
+
+
 async def test_a_wrong_address_or_method_below_v1_is_openais_envelope_too(service_of: Any) -> None:
     async with service_of() as service, aiohttp.ClientSession() as session:
         for method, path, status in (

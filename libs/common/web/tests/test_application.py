@@ -61,6 +61,10 @@ def routes() -> APIRouter:  # noqa: C901 - a list of routes, not of decisions
     async def show(thing_id: UUID, actor: CurrentActor, context: CurrentContext) -> dict[str, Any]:
         return {"role": actor.role, "via": context.via, "trace": context.trace_id, "ip": context.ip}
 
+    @router.get("/of/me", dependencies=[requires(Permission.BOTS_WRITE)])
+    async def mine(organisation_id: CurrentOrganisation) -> str:
+        return str(organisation_id)
+
     @router.get("/", dependencies=[requires(Permission.LEASES_MANAGE)])
     async def organisation(organisation_id: CurrentOrganisation) -> str:
         return str(organisation_id)
@@ -148,6 +152,10 @@ async def test_a_service_names_the_organisation_it_works_for(client: Any) -> Non
     assert named.json() == str(ORGANISATION)
     wrong = await client.get("/things/", headers=headers | {"x-kairos-organisation": "x"})
     assert wrong.json()["code"] == "organisation_required"
+    members = {"x-role": "admin", "x-kairos-organisation": str(ORGANISATION)}
+    assert (await client.get("/things/of/me", headers=members)).json() == str(ORGANISATION)
+    foreign = await client.get("/things/of/me", headers=members | {"x-kairos-organisation": str(uuid4())})
+    assert (foreign.status_code, foreign.json()["code"]) == (400, "wrong_organisation")
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,11 @@ async def _current_context(connection: HTTPConnection) -> AuditContext:
 
 async def _current_organisation(connection: HTTPConnection) -> UUID:
     actor = await _current_actor(connection)
-    if actor.organisation_id is not None:
-        return actor.organisation_id
     named = connection.headers.get(ORGANISATION_HEADER)
+    if actor.organisation_id is not None:
+        if named and named.lower() != str(actor.organisation_id):
+            raise Problem(400, "wrong_organisation", "This credential belongs to another organisation")
+        return actor.organisation_id
     if actor.kind == "service" and named:
         try:
             return UUID(named)

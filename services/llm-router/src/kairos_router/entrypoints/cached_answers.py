@@ -22,6 +22,7 @@ from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.cache_key import Plan, plan
 from kairos_router.domain.pricing import MOST_TOKENS
 from kairos_router.domain.replay import events_of
+from kairos_router.entrypoints import openai_errors as errors
 from kairos_router.entrypoints.chat import Answers
 from kairos_router.entrypoints.completions import Flow, Served
 from kairos_router.entrypoints.credentials import Rejected
@@ -97,10 +98,13 @@ class CachedAnswers:
         self.label = answers.label
 
     def controlled(self, control: bytes) -> "CachedAnswers":
-        """The same cache as the request's header wants to use it."""
+        """The same cache as the request's header wants to use it. Raises Rejected."""
+        wanted = control.strip().lower()
+        if wanted not in {NO_STORE, NO_CACHE, ONLY_IF_CACHED}:
+            raise Rejected(errors.bad_header("x-kairos-cache", "no-store, no-cache or only-if-cached"))
         other = CachedAnswers.__new__(CachedAnswers)
         other.__dict__.update(self.__dict__)
-        other._control = control.strip().lower()  # noqa: SLF001 - of the same class
+        other._control = wanted  # noqa: SLF001 - of the same class
         return other
 
     def complete(self, ask: Ask, caller: Caller, completion_id: UUID) -> Awaitable[Served]:

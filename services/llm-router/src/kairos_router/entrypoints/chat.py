@@ -23,7 +23,10 @@ class Answers(Protocol):
     def label(self, model: str) -> str: ...
 
     def controlled(self, control: bytes) -> "Answers":
-        """The same answers, with the cache as the header `x-kairos-cache` wants it used."""
+        """The same answers, with the cache as the header `x-kairos-cache` wants it used.
+
+        Raises Rejected for a value nobody knows.
+        """
         ...
 
 

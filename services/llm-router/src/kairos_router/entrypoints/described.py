@@ -40,7 +40,7 @@ _ERROR: Final[dict[str, Any]] = {
     },
 }
 _REFUSALS: Final = {
-    "400": "`invalid_request`, `context_length_exceeded`, `unsupported_by_model`",
+    "400": "`invalid_request`, `invalid_header`, `context_length_exceeded`, `unsupported_by_model`",
     "401": "`invalid_api_key`",
     "402": "`budget_exceeded`: no budget has room, not even for less or for a cheaper model",
     "403": "The key lacks the permission",

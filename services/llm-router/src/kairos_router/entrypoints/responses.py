@@ -6,7 +6,7 @@ from kairos_router.domain.ask import Ask, InvalidAsk, tokens_in
 from kairos_router.domain.catalogue import Capability
 from kairos_router.domain.response_ask import parse_response_ask
 from kairos_router.domain.selection import NothingFits
-from kairos_router.entrypoints.chat import Answers, send_flow
+from kairos_router.entrypoints.chat import Answers, answers_for, send_flow
 from kairos_router.entrypoints.exchange import OK, Exchange
 
 RESPONSES = "/v1/responses"
@@ -34,11 +34,13 @@ class Responses:
 
     async def _answer(self, exchange: Exchange, ask: Ask) -> None:
         caller = exchange.known_caller
+        # The cache takes no part, but may be all that is wanted.
+        answers = answers_for(exchange, self._answers)
         if ask.stream:
-            flow = await self._answers.open(ask, caller, exchange.completion_id)
+            flow = await answers.open(ask, caller, exchange.completion_id)
             await send_flow(exchange, flow, _broken_off)
             return
-        served = await self._answers.complete(ask, caller, exchange.completion_id)
+        served = await answers.complete(ask, caller, exchange.completion_id)
         exchange.provider_seconds, exchange.tokens = served.provider_seconds, served.tokens
         await exchange.answer(OK, served.body, served.headers)
 
