@@ -63,6 +63,8 @@ class Report:
     unknown_attempts_reconciled: int = 0
     budget_samples: int = 0
     breaches: list[str] = field(default_factory=list)
+    # Name of a process -> the end of its log, where something did not heal.
+    logs: dict[str, str] = field(default_factory=dict)
 
     def breach(self, text: str) -> None:
         self.breaches.append(text)

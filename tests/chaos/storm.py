@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 # Nano-USD per token of the deployment `fake` in the stack's configuration.
 INPUT_PRICE, OUTPUT_PRICE = 150, 600
 FIRST_CHAT = 100_000
+LAST_LINES, LAST_CHARACTERS = 60, 12_000
 # The Bot API's own limit (30 messages a second for a bot) would stretch the recovery, and a turn's deadline
 # (60 s) would answer with the fallback text whatever waits longer; both have tests of their own.
 PATIENT = {
@@ -49,7 +50,8 @@ class Plan:
 class Storm:
     def __init__(self, stack: Stack, plan: Plan) -> None:
         self.stack, self.plan = stack, plan
-        self.random = random.Random(plan.seed)
+        # One for each thread, or the seed would not decide who draws what.
+        self._speaking, self._killing = random.Random(plan.seed), random.Random(~plan.seed)
         self.intended: dict[str, list[str]] = defaultdict(list)
         self.report = Report(kills=dict.fromkeys(plan.kills, 0))
         self._stop = threading.Event()
@@ -79,7 +81,7 @@ class Storm:
 
     def _speak(self, started: float) -> None:
         """Messages at random moments; each chat's own messages in order, as Telegram delivers them."""
-        moments = sorted(self.random.uniform(0, self.plan.seconds) for _ in range(self.plan.messages))
+        moments = sorted(self._speaking.uniform(0, self.plan.seconds) for _ in range(self.plan.messages))
         for number, moment in enumerate(moments):
             self._stop.wait(max(0.0, started + moment - time.monotonic()))
             chat = FIRST_CHAT + number % self.plan.conversations
@@ -95,14 +97,14 @@ class Storm:
 
     def _kill(self) -> None:
         strikes = [name for name, count in self.plan.kills.items() for _ in range(count)]
-        self.random.shuffle(strikes)
+        self._killing.shuffle(strikes)
         gap = self.plan.seconds / (len(strikes) + 1)
         for name in strikes:
-            self._stop.wait(gap * self.random.uniform(0.4, 1.2))
+            self._stop.wait(gap * self._killing.uniform(0.4, 1.2))
             process = self._process(name)
             process.kill()
             self.report.kills[name] += 1
-            self._stop.wait(self.random.uniform(*self.plan.down_seconds))
+            self._stop.wait(self._killing.uniform(*self.plan.down_seconds))
             process.start(wait=name == "rabbitmq")
 
     def _watch_limits(self) -> None:
@@ -130,16 +132,21 @@ class Storm:
         while left := waiting():
             if time.monotonic() > deadline:
                 self.report.breach(f"I7 after {seconds} s there still waits: {left}")
+                self._tell_why()
                 return
             self._stop.wait(0.2)
+
+    def _tell_why(self) -> None:
+        """The ends of the victims' logs: a storm that doesn't heal is rare and seldom comes twice."""
+        for name in sorted(self.plan.kills):
+            self.report.logs[name] = self._process(name).tail(LAST_LINES)[-LAST_CHARACTERS:]
 
     def _check(self, truth: Truth) -> None:
         try:
             self.stack.wait_ready()
         except NotReadyError as error:
             self.report.breach(f"I7 {error}")
-            for name in self.plan.kills.keys() & self.stack.processes.keys():
-                self.report.breach(f"log of {name}: {self.stack.log(name)[-1500:]}")
+            self._tell_why()
         billed = {
             str(record.attempt_id): record.input_tokens * INPUT_PRICE + record.output_tokens * OUTPUT_PRICE
             for record in self.stack.provider.records
@@ -207,9 +214,11 @@ def run_storm(plan: Plan, options: StackOptions | None = None) -> Report:
 
 
 def render(plan: Plan, report: Report) -> str:
-    rows = {key: value for key, value in asdict(report).items() if key != "breaches"}
+    rows = {key: value for key, value in asdict(report).items() if key not in {"breaches", "logs"}}
     width = max(map(len, rows))
     what = f"{plan.messages} messages over {plan.conversations} conversations in {plan.seconds:.0f} s"
     lines = [f"seed {plan.seed}: {what}"]
     lines += [f"  {key:<{width}}  {json.dumps(value)}" for key, value in rows.items()]
-    return "\n".join(lines + [f"  BREACH {text}" for text in report.breaches[:40]])
+    lines += [f"  BREACH {text}" for text in report.breaches[:40]]
+    lines += [f"  LOG of {name}:\n{tail}" for name, tail in report.logs.items()]
+    return "\n".join(lines)

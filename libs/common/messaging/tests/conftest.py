@@ -23,7 +23,9 @@ TYPE = BotLifecycleChangedV1.TYPE
 ORGANISATION = UUID("00000000-0000-4000-8000-00000000000a")
 
 FAST = Tuning(
-    reconnect_interval=0.2,
+    connect_pause_first=0.05,
+    connect_pause_longest=0.2,
+    check_again=0.1,
     retry_delays=(0.05, 0.1, 0.15, 0.2),
     pause_first=0.05,
     pause_longest=0.2,

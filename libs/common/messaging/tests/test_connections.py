@@ -108,7 +108,7 @@ async def test_a_deleted_queue_is_declared_again_with_its_bindings(
 async def test_connections_that_stay_broken_are_made_anew(
     record: Record, make_bus: MakeBus, send: Send, eventually: Eventually, queue: str, fast: Tuning
 ) -> None:
-    bus, got = make_bus(tuning=replace(fast, guard_interval=0.1, renew_after=0.3)), record()
+    bus, got = make_bus(tuning=replace(fast, guard_interval=0.1)), record()
     bus.consume(queue, got)
     await bus.start()
     subscriptions = bus._subscriptions

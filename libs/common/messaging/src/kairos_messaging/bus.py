@@ -1,6 +1,7 @@
 """The one way to the broker: consume, publish, check."""
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -46,7 +47,8 @@ class Bus:
         self._url = url
         self._prefetch = prefetch
         self._tuning = tuning
-        self._publisher = Publisher(self._named("publish"), tuning)
+        self._lost = asyncio.Event()
+        self._publisher = Publisher(self._named("publish"), tuning, self._lost.set)
         self._readers: list[Reader] = []
         self._subscriptions: Subscriptions | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -181,6 +183,10 @@ class Bus:
             await self._subscriptions.check()
         except TimeoutError as error:
             raise ConsumerLost("the broker does not answer") from error
+        except (*CONNECTION_EXCEPTIONS, asyncio.CancelledError) as error:
+            if cancelled_from_outside(error):
+                raise
+            raise ConsumerLost(f"the connection was lost: {type(error).__name__}") from error
 
     @property
     def paused(self) -> tuple[str, ...]:
@@ -201,16 +207,36 @@ class Bus:
         self._readers.append(Reader(self._consumer(subscription), prefetch))
 
     async def _connect_patiently(self) -> None:
-        delay = self._tuning.pause_first
+        delay = self._tuning.connect_pause_first
         while (trouble := await self._connected()) is not None:
             log.warning("broker_away", error=type(trouble).__name__, retry_in_s=delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, self._tuning.start_backoff_longest)
+            # Spread, so that a fleet does not fall upon a broker that has just come back.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, self._tuning.connect_pause_longest)
 
     async def _connect(self) -> None:
+        """Raises ConnectionError as soon as a connection is lost: what waits on it might never end."""
+        self._lost.clear()
+        steps = asyncio.create_task(self._connect_in_steps(), name="kairos-messaging-connect")
+        loss = asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait({steps, loss}, return_when=asyncio.FIRST_COMPLETED)
+            if not steps.done():
+                raise ConnectionError("the connection was lost before it was whole")
+            await steps
+        finally:
+            for task in (steps, loss):
+                task.cancel()
+            await asyncio.gather(steps, loss, return_exceptions=True)
+
+    async def _connect_in_steps(self) -> None:
         await self._publisher.connect()
-        await self._declare()
-        self._subscriptions = Subscriptions(self._named("consume"), self._readers, self._tuning)
+        async with asyncio.timeout(self._tuning.start_timeout):
+            await self._declare()
+        await self._publisher.open()
+        self._subscriptions = Subscriptions(
+            self._named("consume"), self._readers, self._tuning, self._lost.set
+        )
         await self._subscriptions.start()
 
     async def _connected(self) -> BaseException | None:
@@ -229,14 +255,15 @@ class Bus:
 
     async def _disconnect(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, None
-        for closing in (subscriptions.stop if subscriptions else None, self._publisher.close):
-            if closing is None:
-                continue
-            try:
-                async with asyncio.timeout(self._tuning.check_timeout):
-                    await closing()
-            except Exception as error:  # noqa: BLE001 - a connection that can't be closed is closed.
-                log.debug("close_failed", error=type(error).__name__)
+        closing = [self._publisher.close()] + ([subscriptions.stop()] if subscriptions else [])
+        try:
+            async with asyncio.timeout(self._tuning.check_timeout):
+                failures = await asyncio.gather(*closing, return_exceptions=True)
+        except TimeoutError as slow:
+            failures = [slow]
+        # A connection that can't be closed is closed.
+        for failure in filter(None, failures):
+            log.debug("close_failed", error=type(failure).__name__)
 
     async def _declare(self) -> None:
         channel = await self._publisher.raw_channel()
@@ -247,29 +274,40 @@ class Bus:
                 await channel.close()
 
     async def _keep_whole(self) -> None:
-        """Declare what an operator or a lost disk removed, and make connections anew that stay broken.
+        """Make lost connections anew at once, and what else is missing as soon as a check finds it.
 
-        The driver repairs its connections by itself, but a repair that fails half-way (a broker that was
-        killed twice, a queue without a leader yet) can leave a consumer out for good.
+        There is one way back to a whole bus, the one it started by: what the driver repairs in place can
+        stop half-way (a broker killed twice, a queue without a leader yet) and leave a consumer out.
         """
-        clock = asyncio.get_running_loop().time
-        patience, broken_at = self._tuning.renew_after, clock()
+        tuning = self._tuning
+        pause = tuning.guard_interval
         while True:
-            await asyncio.sleep(self._tuning.guard_interval)
-            reason = await self._missing()
-            if reason is None:
-                patience, broken_at = self._tuning.renew_after, clock()
+            if await self._lost_within(pause):
+                await self._renew("a connection was lost")
+                pause = tuning.guard_interval
                 continue
-            log.warning("topology_incomplete", reason=reason)
-            if clock() - broken_at < patience:
-                await self._declare_again()
+            reason = await self._missing()
+            if reason is not None and not await self._lost_within(tuning.check_again):
+                reason = await self._missing()
+            if reason is None:
+                pause = tuning.guard_interval
+                if any(reader.consumer.unmoved for reader in self._readers):
+                    await self._declare_again()
                 continue
             await self._renew(reason)
-            patience, broken_at = min(2 * patience, self._tuning.renew_longest), clock()
+            pause = min(2 * pause, tuning.renew_longest)
+
+    async def _lost_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._lost.wait()
+        except TimeoutError:
+            return False
 
     async def _declare_again(self) -> None:
+        log.warning("topology_incomplete", reason="a failed message finds no queue to go to")
         try:
-            async with asyncio.timeout(self._tuning.connect_timeout):
+            async with asyncio.timeout(self._tuning.start_timeout):
                 await self._declare()
         except Exception as error:  # noqa: BLE001 - the broker is away; the next round tries again.
             log.debug("topology_not_declared", error=type(error).__name__)
@@ -278,17 +316,15 @@ class Bus:
         """What runs goes on; its acknowledgement is lost with the connection: the inbox absorbs the copy."""
         log.warning("connections_renewed", reason=reason)
         await self._disconnect()
+        await asyncio.sleep(self._tuning.connect_pause_first * random.random())
         try:
             await self._connect_patiently()
-        except ChannelPreconditionFailed as error:
-            # At start this ends the attempt with its reason; here the next round meets it again.
-            log.error("topology_differs", error=str(error))  # noqa: TRY400 - the message says it all.
+        except Exception as error:  # noqa: BLE001 - at start it ends the attempt; here the next round meets it again.
+            log.error("connection_refused", error=f"{type(error).__name__}: {error}")  # noqa: TRY400 - the message says it all.
 
     async def _missing(self) -> str | None:
         try:
             await self.check()
         except Exception as lost:  # noqa: BLE001 - the guard must outlive anything it meets.
             return str(lost)
-        if any(reader.consumer.unmoved for reader in self._readers):
-            return "a failed message finds no queue to go to"
         return None

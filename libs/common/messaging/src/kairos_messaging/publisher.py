@@ -1,16 +1,17 @@
 """Publishing on a connection of its own: mandatory, persistent, confirmed, within a deadline.
 
 The connection is separate from the consuming one because a memory or disk alarm of the broker
-blocks whichever connection publishes.
+blocks whichever connection publishes. It does not repair itself: whoever owns it is told when it is
+gone and connects again, so that there is one way to a whole connection.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from aio_pika import DeliveryMode, Message, RobustConnection
-from aio_pika.abc import AbstractRobustChannel
+from aio_pika import Connection, DeliveryMode, Message
+from aio_pika.abc import AbstractChannel as ConfirmingChannel
 from aiormq.abc import AbstractChannel
 from pamqp.commands import Basic
 from yarl import URL
@@ -41,39 +42,55 @@ def cancelled_from_outside(error: BaseException) -> bool:
 
 
 class Publisher:
-    """One robust connection with one channel in confirm mode. Not usable before `connect`."""
+    """One connection with one channel in confirm mode. Usable between `open` and the loss of either.
 
-    def __init__(self, url: URL, tuning: Tuning) -> None:
+    `lost` is called once when the broker or the network takes the connection or the channel away.
+    """
+
+    def __init__(self, url: URL, tuning: Tuning, lost: Callable[[], None]) -> None:
         self._url = url
         self._tuning = tuning
-        self._connection: RobustConnection | None = None
-        self._channel: AbstractRobustChannel | None = None
+        self._lost = lost
+        self._connection: Connection | None = None
+        self._channel: ConfirmingChannel | None = None
+        self._usable = asyncio.Event()
         # aiormq matches a returned message to its publish by message id, so the same id may not be
         # under way twice on one channel: the wrong one of the two would look confirmed.
         self._under_way = Lanes()
 
     @property
     def connected(self) -> bool:
-        return (
-            self._connection is not None
-            and self._connection.connected.is_set()
-            and self._channel is not None
-            and not self._channel.is_closed
-        )
+        return self._usable.is_set()
 
     async def connect(self) -> None:
-        """Connect once; later breaks are repaired in the background. Raises what the driver raises."""
-        connection = RobustConnection(self._url, reconnect_interval=self._tuning.reconnect_interval)
-        self._connection = connection
-        await connection.connect(timeout=self._tuning.connect_timeout)
-        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
-        await channel.initialize(timeout=self._tuning.connect_timeout)
+        """Connect, so that `raw_channel` works. Raises what the driver raises, or TimeoutError."""
+        async with asyncio.timeout(self._tuning.connect_timeout):
+            self._connection = connection = Connection(self._url)
+            await connection.connect(timeout=self._tuning.connect_timeout)
+            connection.close_callbacks.add(lambda *_: self._closed(connection))
+
+    async def open(self) -> None:
+        """Let publishes through. Raises what the driver raises, or TimeoutError."""
+        connection = self._connection
+        if connection is None:
+            raise ConnectionError("not connected to the broker")
+        async with asyncio.timeout(self._tuning.connect_timeout):
+            channel = connection.channel(publisher_confirms=True, on_return_raises=True)
+            await channel.initialize()
+        channel.close_callbacks.add(lambda *_: self._closed(connection))
         self._channel = channel
+        self._usable.set()
 
     async def close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
+        self._usable.clear()
         if connection is not None:
             await connection.close()
+
+    def _closed(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._usable.clear()
+            self._lost()
 
     async def raw_channel(self) -> AbstractChannel:
         """A plain channel for declarations and checks; the caller closes it."""
@@ -115,13 +132,10 @@ class Publisher:
             raise PublishFailed(f"the broker answered {result!r}")
 
     async def _publish(self, message: Message, exchange: str, routing_key: str) -> object:
-        if self._channel is None:
+        # Waits while the connection is being made anew; the caller's deadline bounds it.
+        await self._usable.wait()
+        channel = self._channel
+        if channel is None:
             raise ConnectionError("not connected to the broker")
-        # Waits while the connection is being repaired; the caller's deadline bounds it.
-        await self._channel.ready()
-        target = (
-            await self._channel.get_exchange(exchange, ensure=False)
-            if exchange
-            else self._channel.default_exchange
-        )
+        target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
         return await target.publish(message, routing_key, mandatory=True)

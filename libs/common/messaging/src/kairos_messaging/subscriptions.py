@@ -1,7 +1,7 @@
 """The consuming connection: FastStream's broker with every acknowledgement in our own hands."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aio_pika.abc import AbstractIncomingMessage
@@ -18,6 +18,10 @@ from kairos_messaging.consumer import Consumer
 from kairos_messaging.errors import ConsumerLost
 from kairos_messaging.topology import EVENTS
 from kairos_messaging.tuning import Tuning
+
+# Seconds between the driver's own tries to connect again, in effect never: its repair can stop half-way
+# and leave a consumer out for good, so a lost connection is told to the owner, who starts afresh.
+NO_OWN_REPAIR = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +43,18 @@ async def _as_it_came(message: StreamMessage[AbstractIncomingMessage]) -> Abstra
 
 
 class Subscriptions:
-    """One broker connection for all readers. Made anew for every start."""
+    """One broker connection for all readers. Made anew for every start; `lost` is called when it is gone."""
 
-    def __init__(self, url: URL, readers: Sequence[Reader], tuning: Tuning) -> None:
+    def __init__(self, url: URL, readers: Sequence[Reader], tuning: Tuning, lost: Callable[[], None]) -> None:
         self._tuning = tuning
         self._readers = tuple(readers)
+        self._lost = lost
+        self._stopping = False
         self._broker = RabbitBroker(
             str(url),
             timeout=tuning.connect_timeout,
-            reconnect_interval=tuning.reconnect_interval,
+            reconnect_interval=NO_OWN_REPAIR,
+            on_close=(self._closed,),
             ack_policy=AckPolicy.MANUAL,
             # Draining is done before the broker is stopped; what is left then is not worth waiting for.
             graceful_timeout=0.1,
@@ -81,6 +88,11 @@ class Subscriptions:
         return subscriber
 
     async def start(self) -> None:
+        """Connect and register every reader. Raises what the driver raises, or TimeoutError."""
+        async with asyncio.timeout(self._tuning.start_timeout):
+            await self._start()
+
+    async def _start(self) -> None:
         await self._broker.start()
         for reader, subscriber in self._subscribers.items():
             queue = subscriber._queue_obj  # noqa: SLF001 - FastStream binds one key only; the queue is its private field.
@@ -101,7 +113,12 @@ class Subscriptions:
                 continue
 
     async def stop(self) -> None:
+        self._stopping = True
         await self._broker.stop()
+
+    def _closed(self, *_: object) -> None:
+        if not self._stopping:
+            self._lost()
 
     async def check(self) -> None:
         """Raise ConsumerLost unless every reader is registered here and its queue has a consumer there."""
