@@ -54,7 +54,7 @@ class Admitted:
             raise
 
     def headers(self) -> list[Header]:
-        return rate_limit_headers((*self._set.entry, *self._set.tokens), self._quotas.clock())
+        return rate_limit_headers(self._set.told, self._quotas.clock())
 
     def leave(self, tokens: int | None) -> None:
         for counter, bucket in zip(self._set.entry, self._buckets, strict=True):

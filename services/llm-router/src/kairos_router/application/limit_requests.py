@@ -12,7 +12,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from kairos_router.application.admitted import UNLIMITED, Admitted, Unlimited
-from kairos_router.application.quota_counters import CallerQuotas, Counter, rate_limit_headers
+from kairos_router.application.quota_counters import CallerQuotas, Counter, rate_limit_headers, told
 from kairos_router.application.quota_ports import (
     AuthorityAway,
     Claim,
@@ -156,7 +156,7 @@ class Quotas:
 
     def _exceeded(self, counter: Counter, counters: Sequence[Counter], retry_after: float) -> QuotaExceeded:
         self._refused(counter.quota)
-        return QuotaExceeded(counter.quota, retry_after, rate_limit_headers(counters, self.clock()))
+        return QuotaExceeded(counter.quota, retry_after, rate_limit_headers(told(counters), self.clock()))
 
     # --- the authority ---
 

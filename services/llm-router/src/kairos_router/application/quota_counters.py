@@ -1,8 +1,8 @@
 """What this process knows of the counts that concern a caller."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -74,6 +74,11 @@ class CallerQuotas:
     lock: asyncio.Lock
     refill: "asyncio.Task[None] | None" = None
     refilled_at: float = 0.0
+    # Worked out once: every answer tells them.
+    told: "Told" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.told = told((*self.entry, *self.tokens))
 
 
 def _duration(seconds: float) -> bytes:
@@ -84,40 +89,59 @@ def _duration(seconds: float) -> bytes:
     return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
 
 
-def _tightest(counters: Sequence[Counter]) -> Counter | None:
+def _tightest(counters: Sequence[Counter]) -> Counter:
     """The one with the smallest share left."""
-    if len(counters) == 1:
-        return counters[0]
-    found: Counter | None = None
-    for each in counters:
-        if found is None or each.left() * found.quota.limit < found.left() * each.quota.limit:
+    found = counters[0]
+    for each in counters[1:]:
+        if each.left() * found.quota.limit < found.left() * each.quota.limit:
             found = each
     return found
 
 
-_OF_METRIC: Final = tuple(
-    (metric, b"x-ratelimit-limit-" + name, b"x-ratelimit-remaining-" + name, b"x-ratelimit-reset-" + name)
+_NAMES: Final = tuple(
+    (metric, (b"x-ratelimit-limit-" + name, b"x-ratelimit-remaining-" + name, b"x-ratelimit-reset-" + name))
     for metric, name in ((Metric.REQUESTS, b"requests"), (Metric.TOKENS, b"tokens"))
 )
 
+Names = tuple[bytes, bytes, bytes]
 
-def rate_limit_headers(counters: Iterable[Counter], now: float) -> list[Header]:
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What answers tell of: counters by the names of their headers, and those of concurrent requests."""
+
+    windows: tuple[tuple[Names, tuple[Counter, ...]], ...]
+    concurrent: tuple[Counter, ...]
+
+
+def told(counters: Sequence[Counter]) -> Told:
+    def of(metric: Metric) -> tuple[Counter, ...]:
+        return tuple(each for each in counters if each.quota.metric is metric)
+
+    return Told(tuple((names, of(metric)) for metric, names in _NAMES if of(metric)), of(Metric.CONCURRENT))
+
+
+def rate_limit_headers(of: Told, now: float) -> list[Header]:
     """The tightest quota of each metric, in OpenAI's words and in those of the IETF's draft."""
-    by_metric: dict[Metric, list[Counter]] = {}
-    for each in counters:
-        by_metric.setdefault(each.quota.metric, []).append(each)
     headers: list[Header] = []
-    first: Counter | None = None
-    for metric, limit, remaining, reset in _OF_METRIC:
-        counter = _tightest(by_metric.get(metric, ()))
-        if counter is not None:
-            first = first or counter
-            headers.append((limit, b"%d" % counter.quota.limit))
-            headers.append((remaining, b"%d" % counter.left()))
-            headers.append((reset, _duration(max(0.0, counter.reset_at - now))))
-    first = first or _tightest(by_metric.get(Metric.CONCURRENT, ()))
-    if first is not None:
-        headers.append((b"ratelimit-limit", b"%d" % first.quota.limit))
-        headers.append((b"ratelimit-remaining", b"%d" % first.left()))
-        headers.append((b"ratelimit-reset", b"%d" % (max(0.0, first.reset_at - now) + 0.999)))
+    first: tuple[bytes, bytes, float] | None = None
+    for (limit_name, remaining_name, reset_name), counters in of.windows:
+        counter = counters[0] if len(counters) == 1 else _tightest(counters)
+        limit, left, reset = figures = _figures(counter, now)
+        first = first or figures
+        headers += ((limit_name, limit), (remaining_name, left), (reset_name, _duration(reset)))
+    if first is None:
+        if not of.concurrent:
+            return headers
+        first = _figures(_tightest(of.concurrent), now)
+    headers += (
+        (b"ratelimit-limit", first[0]),
+        (b"ratelimit-remaining", first[1]),
+        (b"ratelimit-reset", b"%d" % (first[2] + 0.999)),
+    )
     return headers
+
+
+def _figures(counter: Counter, now: float) -> tuple[bytes, bytes, float]:
+    """The limit, what is left of it, and the seconds until it is whole again."""
+    return b"%d" % counter.quota.limit, b"%d" % counter.left(), max(0.0, counter.reset_at - now)

@@ -51,6 +51,7 @@ class Exchange:
     wire: Wire
     started: float
     completion_id: UUID = field(default_factory=new_id)
+    completion_text: bytes = b""
     request_id: bytes = b""
     credential: str | None = None
     traceparent: str | None = None
@@ -108,7 +109,9 @@ class Exchange:
                 self.contact_id = value
             elif name == b"x-kairos-cache":
                 self.cache_control = value
-        self.request_id = self.request_id or self.completion_id.hex.encode()
+        # orjson writes a UUID in a tenth of the time its own method takes.
+        self.completion_text = orjson.dumps(self.completion_id)[1:-1]
+        self.request_id = self.request_id or self.completion_text
 
     async def read_json(self, limit: int) -> None:
         """Read and parse the body into `payload`.
@@ -159,5 +162,5 @@ class Exchange:
             *more,
             *(self.entry.headers() if self.entry is not None else ()),
             (b"x-request-id", self.request_id),
-            (b"x-kairos-completion-id", str(self.completion_id).encode()),
+            (b"x-kairos-completion-id", self.completion_text),
         ]

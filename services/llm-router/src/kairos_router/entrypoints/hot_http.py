@@ -169,11 +169,13 @@ class Wire:
 
     def _head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
         self.started = True
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
+        lines = b"\r\n".join([b": ".join(header) for header in headers])
+        breaks = len(headers) - 1 if headers else 0
+        if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks:
             raise ValueError("a header with a line break in it")
+        end = b"\r\n\r\n" if headers else b"\r\n"
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], self._protocol.fixed(), framing, lines, close)
+        return b"%b%b%b%b%b%b" % (STATUS_LINE[status], self._protocol.fixed(), framing, close, lines, end)
 
     def _write(self, data: bytes) -> None:
         if self._unsent:
