@@ -3,15 +3,23 @@
 import asyncio
 import contextlib
 import gzip
+import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from kairos_router.adapters import http_client
-from kairos_router.adapters.http_answer import HIGH_WATER, HttpBroken, HttpFailed, HttpTimeout
+from kairos_router.adapters.http_answer import HIGH_WATER, Answer, HttpBroken, HttpFailed, HttpTimeout
 from kairos_router.adapters.http_client import HttpClient, Patience
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -22,8 +30,9 @@ PATIENCE = Patience(connect=2.0, first_byte=0.5, idle=0.5)
 class Server:
     """A provider that does exactly what a script says, and remembers what reached it."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self.tls = tls
         self.requests: list[bytes] = []
         self.connections = 0
         self.begun = asyncio.Event()
@@ -32,7 +41,7 @@ class Server:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -178,8 +187,9 @@ async def opened(request: Any) -> AsyncIterator[Callable[..., Any]]:
         ),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + whole(b"hi"), b"hi"),
         (whole(gzip.compress(b"hi" * 99), b"Content-Encoding: gzip"), b"hi" * 99),
+        (whole(zlib.compress(b"hi" * 99), b"Content-Encoding: deflate"), b"hi" * 99),
     ],
-    ids=["length", "empty", "chunked", "extensions-and-trailers", "after-100", "gzip"],
+    ids=["length", "empty", "chunked", "extensions-and-trailers", "after-100", "gzip", "deflate"],
 )
 async def test_an_answer_is_read_whole_however_it_is_framed(opened: Any, answer: bytes, body: bytes) -> None:
     async with Server(says(answer)) as server:
@@ -207,6 +217,21 @@ async def test_requests_one_after_another_share_a_connection(opened: Any) -> Non
             await client.ask()
         assert server.connections == 1
         assert [each.endswith(BODY) for each in server.requests] == [True] * 3
+
+
+async def test_streams_read_to_their_end_share_a_connection(opened: Any) -> None:
+    async with Server(says(CHUNKED + b"2\r\nhi\r\n", b"0\r\n\r\n")) as server:
+        client = opened(server.port)
+        for _ in range(3):
+            assert b"".join([piece async for piece in client.stream()]) == b"hi"
+        assert server.connections == 1
+
+
+async def test_an_answer_that_has_no_body_by_its_status_leaves_the_connection_free(opened: Any) -> None:
+    async with Server(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as server:
+        client = opened(server.port)
+        assert [await client.ask() for _ in range(2)] == [(204, b"")] * 2
+        assert server.connections == 1
 
 
 async def test_requests_at_once_have_connections_of_their_own(opened: Any) -> None:
@@ -449,19 +474,354 @@ async def test_a_retired_client_ends_its_answers_and_keeps_no_connection() -> No
         assert own.client.unused
 
 
-async def test_an_unused_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unused_connection_is_closed_after_a_while(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_client, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(http_client, "TICK_S", 0.01)
     async with Server(says(whole(b"hi"))) as server:
         own = Own(server.port)
         await own.ask()
+        await asyncio.sleep(0.02)
+        await own.ask()
+        assert server.connections == 1
         await asyncio.wait_for(server.gone.wait(), 5)
+        await kit.until(lambda: own.client.unused)
         own.client.close()
 
 
-async def test_a_certificate_nobody_vouches_for_is_unreachable() -> None:
-    async with Server(says(whole(b"hi"))) as server:
-        client = HttpClient("127.0.0.1", server.port, PATIENCE, tls=ssl.create_default_context())
+async def test_each_wait_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head may take longer than the pause between two pieces may, and the other way round."""
+    monkeypatch.setattr(http_client, "TICK_S", 0.01)
+
+    async def slow_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+        writer.write(CHUNKED + b"2\r\nhi\r\n")
+        await reader.read()
+
+    async def slow_pieces(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in (CHUNKED, b"2\r\nhi\r\n", b"2\r\nho\r\n", b"0\r\n\r\n"):
+            writer.write(piece)
+            await asyncio.sleep(0.07)
+
+    async with asyncio.timeout(5), Server(slow_head) as server:
+        own = Own(server.port, Patience(2, 30, 0.05))
+        assert (await own.client.send(own.request(BODY))).status == 200
+        with pytest.raises(HttpTimeout):
+            await own.ask()
+        own.client.close()
+    async with asyncio.timeout(5), Server(slow_head) as server:
+        own = Own(server.port, Patience(2, 0.05, 30))
+        with pytest.raises(HttpTimeout):
+            await own.ask()
+        own.client.close()
+    async with Server(slow_pieces) as server:
+        own = Own(server.port, Patience(2, 0.1, 0.15))
+        assert await own.ask() == (200, b"hiho"), "every piece begins the wait anew"
+        own.client.close()
+
+
+async def test_a_name_that_is_not_found_in_time_is_unreachable() -> None:
+    async def lookup(_host: str, _port: int) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    client = HttpClient("x", 1, Patience(0.05, 1, 1), tls=None, lookup=lookup)
+    async with asyncio.timeout(5):
         with pytest.raises(HttpFailed) as caught:
             await client.send(Own.request(BODY))
-        assert not caught.value.sent
+    assert not caught.value.sent
+    with pytest.raises(HttpFailed) as caught:
+        await Own(1, PATIENCE, "no..name").ask()
+    assert not caught.value.sent
+
+
+async def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
+    async def lookup(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    async with Server(says(whole(b"hi"))) as server:
+        client = HttpClient("x", server.port, PATIENCE, tls=None, lookup=lookup)
+        assert await (await client.send(Own.request(BODY))).read() == b"hi"
         client.close()
+
+
+async def test_a_reader_who_takes_his_time_is_not_the_providers_silence(
+    kit: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "TICK_S", 0.01)
+    go_on = asyncio.Event()
+    much = b"x" * (HIGH_WATER * 2)
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\nhi\r\n")
+        await go_on.wait()
+        writer.write(b"%x\r\n%b\r\n" % (len(much), much))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"3\r\nend\r\n0\r\n\r\n")
+
+    async with Server(script) as server:
+        own = Own(server.port, Patience(2, 30, 0.1))
+        answer = await own.client.send(own.request(BODY))
+        await asyncio.sleep(0.2)
+        go_on.set()
+        await kit.until(lambda: answer.size > HIGH_WATER)
+        assert len(much) > answer.size > HIGH_WATER, "the provider is made to wait"
+        await asyncio.sleep(0.2)
+        read = b""
+        while piece := await answer.next():
+            read += piece
+        assert read == b"hi" + much + b"end"
+        own.client.close()
+
+
+async def test_what_waited_before_it_was_read_whole_comes_too(kit: SimpleNamespace) -> None:
+    much = b"x" * (HIGH_WATER * 3)
+    async with Server(says(whole(much))) as server:
+        own = Own(server.port)
+        answer = await own.client.send(own.request(BODY))
+        await kit.until(lambda: answer.size > HIGH_WATER)
+        assert await answer.read() == much
+        own.client.close()
+
+
+async def test_a_reader_who_catches_up_is_given_room_again() -> None:
+    told: list[str] = []
+    line = SimpleNamespace(pause=lambda: told.append("pause"), resume=lambda: told.append("resume"))
+    answer = Answer(line, asyncio.get_running_loop())
+    answer.began(200)
+    for _ in range(3):
+        answer.add(b"x" * HIGH_WATER)
+        assert await answer.next()
+    assert told == []
+    answer.add(b"x" * HIGH_WATER)
+    answer.add(b"x")
+    assert await answer.next()
+    answer.add(b"x")
+    assert told == ["pause", "resume"]
+
+
+async def test_a_stream_that_breaks_off_tells_so_after_what_came() -> None:
+    reset = asyncio.Event()
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhi")
+        await reset.wait()
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.transport.abort()
+
+    async with Server(script) as server:
+        own = Own(server.port)
+        answer = await own.client.send(own.request(BODY))
+        assert await answer.next() == b"hi"
+        reset.set()
+        with pytest.raises(HttpBroken):
+            await answer.next()
+        own.client.close()
+
+
+async def test_a_packed_stream_comes_piece_by_piece_and_a_bomb_in_it_is_broken() -> None:
+    packed = [bytes([each]) for each in gzip.compress(b"hello")]
+    head = CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n"
+    pieces = [b"1\r\n%b\r\n" % each for each in packed]
+    async with Server(says(head, *pieces, b"0\r\n\r\n")) as server:
+        own = Own(server.port)
+        assert b"".join([piece async for piece in own.stream()]) == b"hello"
+        own.client.close()
+    bomb = gzip.compress(b"\0" * 5_000_000)
+    async with Server(says(whole(bomb, b"Content-Encoding: gzip"))) as server:
+        own = Own(server.port)
+        with pytest.raises(HttpBroken):
+            [piece async for piece in own.stream()]
+        own.client.close()
+
+
+async def test_an_idle_connection_that_says_something_is_closed(kit: SimpleNamespace) -> None:
+    idle = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(b"hi"))
+        await idle.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        await reader.read()
+
+    async with Server(script) as server:
+        own = Own(server.port)
+        await own.ask()
+        idle.set()
+        await asyncio.wait_for(server.gone.wait(), 5)
+        await kit.until(lambda: own.client.unused)
+        own.client.close()
+
+
+async def test_an_end_nobody_has_noticed_yet_is_found_before_a_request_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "SUSPECT_S", -1.0)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(whole(b"hi"))
+
+    async with Server(script) as server:
+        own = Own(server.port)
+        await own.ask()
+        await own.ask()
+        assert server.connections == 1
+        # No turn of the loop lies between this and the next request.
+        writers[-1].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        assert await own.ask() == (200, b"hi")
+        assert (server.connections, len(server.requests)) == (2, 3)
+        own.client.close()
+
+
+async def test_a_connection_that_ends_before_a_byte_was_written_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Server(says(whole(b"hi"))) as server:
+        own = Own(server.port)
+        connect = own.client._connect_to
+        left = [True]
+
+        async def ends_at_first(host: str) -> Any:
+            connection = await connect(host)
+            if left:
+                left.pop()
+                connection.abort()
+            return connection
+
+        monkeypatch.setattr(own.client, "_connect_to", ends_at_first)
+        assert await own.ask() == (200, b"hi")
+        assert len(server.requests) == 1
+        own.client.close()
+
+
+async def test_the_connection_used_last_is_used_next_and_few_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "MOST_IDLE", 2)
+    begun, together = [], asyncio.Event()
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(writer)
+        if len(begun) == 4:
+            together.set()
+        await together.wait()
+        writer.write(whole(b"%d" % writer.get_extra_info("peername")[1]))
+
+    async with Server(script) as server:
+        own = Own(server.port)
+        await asyncio.gather(*(own.ask() for _ in range(4)))
+        assert not own.client.unused
+        await asyncio.wait_for(server.gone.wait(), 5)
+        assert len({await own.ask() for _ in range(3)}) == 1
+        await asyncio.gather(*(own.ask() for _ in range(2)))
+        assert server.connections == 4
+        own.client.close()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"HTTP/1.1 200 OK\r\nx: ", *[b"y" * 1_000] * 80],
+        [b"HTTP/1.1 100 Continue\r\n\r\n" * 100] * 40,
+        [b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 300 + b"\r\n"],
+        [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
+    ],
+    ids=["endless-header", "endless-100", "headers", "upgrade"],
+)
+async def test_a_head_beyond_its_limits_is_broken_at_once(pieces: list[bytes]) -> None:
+    async with Server(says(*pieces)) as server:
+        own = Own(server.port)
+        with pytest.raises(HttpBroken):
+            await own.ask()
+        own.client.close()
+
+
+async def test_only_the_head_of_the_answer_itself_is_its_head() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nContent-Encoding: br\r\nHint: x\r\n\r\n"
+    answer = CHUNKED + b"2\r\nhi\r\n0\r\nTrailer: t\r\nContent-Type: text/html\r\n\r\n"
+    async with Server(says(hints + answer)) as server:
+        own = Own(server.port)
+        came = await own.client.send(own.request(BODY))
+        assert await came.read() == b"hi"
+        assert set(came.headers) == {b"content-type", b"transfer-encoding"}
+        assert came.content_type == "text/event-stream"
+        own.client.close()
+
+
+async def test_limits_of_a_head_count_for_each_answer_anew() -> None:
+    async with Server(says(whole(b"hi", *[b"x: y"] * 120))) as server:
+        own = Own(server.port)
+        assert [await own.ask() for _ in range(3)] == [(200, b"hi")] * 3
+        assert server.connections == 1
+        own.client.close()
+
+
+async def test_closing_the_client_ends_what_is_under_way() -> None:
+    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with Server(script) as server:
+        own = Own(server.port, Patience(2, 30, 30))
+        task = asyncio.create_task(own.ask())
+        await asyncio.wait_for(server.begun.wait(), 5)
+        assert not own.client.unused
+        own.client.close()
+        with pytest.raises(HttpBroken):
+            await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(server.gone.wait(), 5)
+
+
+async def test_a_retired_client_closes_what_is_idle() -> None:
+    async with Server(says(whole(b"hi"))) as server:
+        own = Own(server.port)
+        await own.ask()
+        own.client.retire()
+        await asyncio.wait_for(server.gone.wait(), 5)
+        assert own.client.unused
+
+
+def vouched_for(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server with a certificate for this name, and who trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    text = certificate.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = folder / "server.pem"
+    file.write_bytes(text + private)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cadata=text.decode())
+
+
+async def test_a_certificate_has_to_be_vouched_for_and_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    theirs, ours = vouched_for(tmp_path, "provider.test")
+
+    async def lookup(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with Server(says(whole(b"hi")), tls=theirs) as server:
+        right = HttpClient("provider.test", server.port, PATIENCE, tls=ours, lookup=lookup)
+        assert await (await right.send(Own.request(BODY))).read() == b"hi"
+        right.close()
+        for name, trust in (("other.test", ours), ("provider.test", ssl.create_default_context())):
+            wrong = HttpClient(name, server.port, PATIENCE, tls=trust, lookup=lookup)
+            with pytest.raises(HttpFailed) as caught:
+                await wrong.send(Own.request(BODY))
+            assert (str(caught.value), caught.value.sent) == ("SSLCertVerificationError", False)
+        assert len(server.requests) == 1

@@ -23,7 +23,6 @@ SUSPECT_S: Final = 1.0
 TICK_S: Final = 0.1
 MOST_HEADERS: Final = 200
 _FINAL: Final = 200
-_BODILESS: Final = frozenset({204, 304})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,6 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0
         self.idle_since = 0.0
 
-    @property
-    def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
-
     def hung_up(self) -> bool:
         """Whether an idle connection has something to read: its end, or what nobody asked for."""
         transport = self._transport
@@ -76,7 +71,7 @@ class Connection(asyncio.Protocol):
             raise HttpBroken("closed before the request", sent=False)
         answer = self._answer = Answer(self, self._loop)
         self._head_bytes = self._headers = 0
-        self._until_close = self._whole = False
+        self._whole = False
         self.deadline = self._loop.time() + first_byte
         transport.write(data)
         return answer
@@ -100,6 +95,10 @@ class Connection(asyncio.Protocol):
         self._client.drop(self)
         if self._transport is not None:
             self._transport.abort()
+
+    def close(self) -> None:
+        """Close at once; whoever waits for an answer is told."""
+        self._fail(HttpBroken("closed by us"))
 
     # --- asyncio's side ---
 
@@ -177,11 +176,8 @@ class Connection(asyncio.Protocol):
             answer.headers.clear()  # "100 Continue" and the like: the answer itself is still to come.
             return
         headers = answer.headers
-        self._until_close = (
-            b"content-length" not in headers
-            and b"transfer-encoding" not in headers
-            and status not in _BODILESS
-        )
+        # Without a body by its status, the answer is over with its head, whatever this says.
+        self._until_close = b"content-length" not in headers and b"transfer-encoding" not in headers
         self.deadline = self._loop.time() + self._client.patience.idle
         answer.began(status)
 
@@ -271,7 +267,7 @@ class HttpClient:
             self._tick.cancel()
             self._tick = None
         for connection in (*self._idle, *self._busy):
-            connection.abort()
+            connection.close()
 
     def retire(self) -> None:
         """Take no more requests; answers under way end first."""
@@ -285,7 +281,7 @@ class HttpClient:
         while idle:
             connection = idle.pop()
             unused = self._loop.time() - connection.idle_since
-            if connection.usable and not (unused > SUSPECT_S and connection.hung_up()):
+            if unused <= SUSPECT_S or not connection.hung_up():
                 return connection
             connection.abort()
         return None
