@@ -183,9 +183,10 @@ class Answer:
             self._line.abort()
             self.end(HttpBroken("closed by us"))
 
-    async def _more(self) -> None:
+    def _more(self) -> asyncio.Future[None]:
+        """Done when something has come, or nothing more will."""
         self._waiter = self._loop.create_future()
-        await self._waiter
+        return self._waiter
 
 
 def _unpacked(inflate: "zlib._Decompress", data: bytes) -> bytes:

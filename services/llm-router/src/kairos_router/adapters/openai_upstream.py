@@ -207,19 +207,14 @@ async def _error_of(answer: Answer) -> ProviderFailed:
 class UpstreamStream:
     """A stream on an open connection; see ProviderStream."""
 
-    __slots__ = ("_answer", "_tail")
+    __slots__ = ("_answer", "_tail", "finished", "usage")
 
     def __init__(self, answer: Answer, call: ProviderCall) -> None:
         self._answer = answer
         self._tail = WIRES[call.operation].tail(call)
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._tail.usage
-
-    @property
-    def finished(self) -> bool:
-        return self._tail.finished
+        # Fields, not properties: every piece of every stream is followed by a look at them.
+        self.usage: Usage | None = None
+        self.finished = False
 
     async def next(self) -> bytes:
         while True:
@@ -231,7 +226,11 @@ class UpstreamStream:
                 raise _reached(error) from None
             if not data:
                 return b""
-            events = self._tail.feed(data)
+            tail = self._tail
+            try:
+                events = tail.feed(data)
+            finally:
+                self.usage, self.finished = tail.usage, tail.finished
             if events:
                 return events
 

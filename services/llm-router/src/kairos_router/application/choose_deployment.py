@@ -7,7 +7,7 @@ from uuid import UUID
 from kairos_router.application.circuits import Circuits, NoneAvailable
 from kairos_router.application.hold_money import Wallet
 from kairos_router.application.ports import BudgetExceeded, BudgetUnavailable, CatalogueSource, Refusal
-from kairos_router.domain.ask import Ask, Caller
+from kairos_router.domain.ask import Ask, Caller, max_tokens_on
 from kairos_router.domain.attempt import Hold
 from kairos_router.domain.catalogue import Choice, Deployment
 from kairos_router.domain.decision import NO_PRICE, RefusedStep
@@ -69,6 +69,20 @@ class Chooser:
             ordered = Ranking(ask, caller, catalogue, self._circuits, self._chance).order(choice)
         return Options(choice, self._circuits.closed(fitting(ask, ordered)))
 
+    def preferred(
+        self, ask: Ask, caller: Caller, candidates: Sequence[Deployment], attempt_id: UUID
+    ) -> Chosen | None:
+        """The first candidate in full, when the money for it is here; None: `afford` tells."""
+        first = candidates[0]
+        if not first.price.known:
+            return None
+        max_tokens = max_tokens_on(ask, first)
+        amount = opening_hold(ask, first, max_tokens)
+        if amount > MOST_ATTEMPT:
+            return None
+        hold = self._wallet.try_hold(caller, amount, attempt_id, first.model)
+        return None if hold is None else Chosen(Rung(first, max_tokens, None), hold)
+
     async def afford(
         self, ask: Ask, caller: Caller, candidates: Sequence[Deployment], attempt_id: UUID
     ) -> Chosen:
@@ -98,13 +112,11 @@ class Chooser:
             if wanted is None:
                 break
             amount = opening_hold(ask, wanted.deployment, wanted.max_tokens)
-            # The first look needs no coroutine: on a warm lease it is the only one.
             model = wanted.deployment.model
             refusal = _TOO_MUCH
             if amount <= MOST_ATTEMPT:
-                hold = self._wallet.try_hold(caller, amount, attempt_id, model)
                 try:
-                    return Chosen(wanted, hold or await self._wallet.hold(caller, amount, attempt_id, model))
+                    return Chosen(wanted, await self._wallet.hold(caller, amount, attempt_id, model))
                 except BudgetExceeded as error:
                     refusal = error.refusal
             steps.append(_step(wanted, amount, refusal))

@@ -79,10 +79,12 @@ def _content_size(reply: ProviderReply) -> int:
     return sum(len(str(message).encode()) for message in messages if message)
 
 
-async def within(seconds: float | None, waiting: Awaitable[Waited]) -> Waited:
+def within(seconds: float | None, waiting: Awaitable[Waited]) -> Awaitable[Waited]:
     """Wait for at most so long. Raises ProviderFailed: the provider was at work, and may charge for it."""
-    if seconds is None:
-        return await waiting
+    return waiting if seconds is None else _within(seconds, waiting)
+
+
+async def _within(seconds: float, waiting: Awaitable[Waited]) -> Waited:
     try:
         async with asyncio.timeout(seconds):
             return await waiting
@@ -170,7 +172,10 @@ class Dispatcher:
     async def _afford(self, job: Job, attempt_id: UUID) -> Chosen:
         """The first rung the budgets allow. Tokens are counted only when that can change the choice."""
         try:
-            chosen = await self.chooser.afford(job.ask, job.caller, job.candidates, attempt_id)
+            # The first look needs no coroutine: on a warm lease it is the only one.
+            chosen = self.chooser.preferred(
+                job.ask, job.caller, job.candidates, attempt_id
+            ) or await self.chooser.afford(job.ask, job.caller, job.candidates, attempt_id)
         except Refused:
             if not await self._count(job):
                 raise

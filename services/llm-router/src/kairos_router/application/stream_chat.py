@@ -54,34 +54,32 @@ class Streaming:
         """The next events, b"" at the end. Raises ProviderFailed when the answer breaks off."""
         if self._extension is not None and self._extension.cut:
             return b""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return await self._passed(first)
+        piece, self._first = self._first, None
         try:
-            total = self.attempt.deployment.timeouts.total
-            left = total and max(0.0, total - (self._dispatcher.clock() - self._started))
-            piece = await (self._stream.next() if left is None else within(left, self._stream.next()))
-            if not piece and self._stream.usage is None:
-                _require(self._stream.finished, "ended in the middle")
+            if piece is None:
+                total = self.attempt.deployment.timeouts.total
+                left = total and max(0.0, total - (self._dispatcher.clock() - self._started))
+                piece = await within(left, self._stream.next())
+                if not piece and self._stream.usage is None:
+                    _require(self._stream.finished, "ended in the middle")
         except ProviderFailed as failure:
             await self._broke_off(failure)
             raise
         if not piece:
-            self._stream.close()
-            settlement = self._charge()
-            await self._dispatcher.answered(self._job, self.attempt, settlement, None)
+            await self._ended()
             return piece
-        return await self._passed(piece)
-
-    async def _passed(self, piece: bytes) -> bytes:
-        """The piece, and when the hold can't keep ahead of the provider any more, the end."""
         extension = self._extension
         if extension is None or self._stream.finished or extension.covers(self._stream.content_bytes()):
             return piece
+        # The hold can't keep ahead of the provider any more.
+        settlement = await self._ended()
+        return piece + extension.ending(self._opening, settlement.usage)
+
+    async def _ended(self) -> Settlement:
         self._stream.close()
         settlement = self._charge()
         await self._dispatcher.answered(self._job, self.attempt, settlement, None)
-        return piece + extension.ending(self._opening, settlement.usage)
+        return settlement
 
     def abandon(self) -> None:
         """The caller is gone: break the call off and charge what was seen. Does nothing after the end."""

@@ -33,21 +33,24 @@ def usage_fields(attempt: Attempt, settlement: Settlement) -> dict[str, Any]:
         "latency_ms": settlement.latency_ms,
         "time_to_first_token_ms": settlement.time_to_first_token_ms,
     }
-    seldom = {
-        "route": attempt.route,
-        "operation": None if attempt.operation == "chat" else attempt.operation,
-        "team_id": scope.team_id,
-        "contact_id": scope.contact_id,
-        "priority": caller.priority,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "audio_input_tokens": usage.audio_input_tokens,
-        "audio_output_tokens": usage.audio_output_tokens,
-        "estimated": usage.estimated,
-        "error": settlement.error,
-    }
-    fields |= {name: value for name, value in seldom.items() if value}
+    seldom: tuple[tuple[str, Any], ...] = (
+        ("route", attempt.route),
+        ("operation", None if attempt.operation == "chat" else attempt.operation),
+        ("team_id", scope.team_id),
+        ("contact_id", scope.contact_id),
+        ("priority", caller.priority),
+        ("cached_input_tokens", usage.cached_input_tokens),
+        ("estimated", usage.estimated),
+        ("error", settlement.error),
+    )
+    if not usage.plain:
+        seldom += (
+            ("cache_write_tokens", usage.cache_write_tokens + usage.cache_write_1h_tokens),
+            ("reasoning_tokens", usage.reasoning_tokens),
+            ("audio_input_tokens", usage.audio_input_tokens),
+            ("audio_output_tokens", usage.audio_output_tokens),
+        )
+    fields |= {name: value for name, value in seldom if value}
     return fields
 
 

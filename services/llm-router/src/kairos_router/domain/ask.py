@@ -1,7 +1,6 @@
 """A completion as the caller asks for it, and the bounds it has on a deployment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
@@ -50,7 +49,7 @@ class InvalidAsk(ValueError):  # noqa: N818 - reads as the fact it states
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Caller:
     """On whose account a completion runs.
 
@@ -256,7 +255,7 @@ def parse_ask(payload: object, size: int) -> Ask:
     if not isinstance(model, str) or not model:
         raise InvalidAsk("you must provide a model parameter", "model")
     messages = payload.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(item, dict) for item in messages):
+    if not isinstance(messages, list) or not messages or set(map(type, messages)) != {dict}:
         raise InvalidAsk("'messages' must be a non-empty array of objects", "messages")
     stream = payload.get("stream") or False
     if not isinstance(stream, bool):
@@ -264,8 +263,10 @@ def parse_ask(payload: object, size: int) -> Ask:
     options = payload.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidAsk("'stream_options' must be an object", "stream_options")
-    limits = [_positive(payload, name) for name in ("max_tokens", "max_completion_tokens") if name in payload]
-    max_tokens = min((limit for limit in limits if limit is not None), default=None) if limits else None
+    max_tokens = _positive(payload, "max_tokens")
+    if "max_completion_tokens" in payload:
+        other = _positive(payload, "max_completion_tokens")
+        max_tokens = min(max_tokens or other, other) if other is not None else max_tokens
     include_usage = bool(options and options.get("include_usage"))
     if _is_plain(payload, messages):
         needs = _STREAMS if stream else _NOTHING

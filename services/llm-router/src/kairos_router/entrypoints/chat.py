@@ -71,13 +71,18 @@ async def send_flow(exchange: Exchange, flow: Flow, broken_off: Callable[[], byt
 
 async def _pieces(exchange: Exchange, flow: Flow, broken_off: Callable[[], bytes]) -> None:
     told = False
+    waiting: Awaitable[None] | None
     try:
         while piece := await flow.next():
             cost = None if told else flow.cost_so_far
             if cost is not None:
                 # A comment of the event stream: clients skip it, people and our own tools read it.
                 piece, told = piece + f": x-kairos-cost-nano-usd {cost}\n\n".encode(), True
-            await exchange.events(piece)
+            waiting = exchange.events(piece)
+            if waiting is not None:
+                await waiting
     except ProviderFailed as failure:
         exchange.outcome = failure.fault.value
-        await exchange.events(broken_off())
+        waiting = exchange.events(broken_off())
+        if waiting is not None:
+            await waiting

@@ -1,6 +1,7 @@
 """One request to /v1 on its way: what was asked, who asks, and the answer going out."""
 
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -148,10 +149,9 @@ class Exchange:
         self.status = OK
         self.wire.begin(OK, self._headers(_EVENTS, more))
 
-    async def events(self, piece: bytes) -> None:
-        waiting = self.wire.piece(piece)
-        if waiting is not None:
-            await waiting
+    def events(self, piece: bytes) -> Awaitable[None] | None:
+        """More of the stream. Wait for what is returned, if anything: the caller reads slowly."""
+        return self.wire.piece(piece)
 
     async def end_events(self) -> None:
         self.wire.end()

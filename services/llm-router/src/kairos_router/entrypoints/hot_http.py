@@ -199,6 +199,7 @@ class Wire:
             _log.exception("v1_connection_broken", path=self.path)
         finally:
             self.on_response = _nothing
+            self._protocol.tasks.discard(self.task)
             self.task = None
             if not self.response_complete and not self.disconnected:
                 self._protocol.transport.close()
@@ -246,6 +247,14 @@ class HotProtocol(BoundedHeads):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # As the classes above do, without a call for each of them and each line of a head.
+        if self._in_head:
+            name = name.lower()
+            if name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.head_ends()
@@ -326,10 +335,10 @@ class HotProtocol(BoundedHeads):
         if not isinstance(wire, Wire):
             super()._start_asgi_task(cycle, app)
             return
-        # As uvicorn does, but the request keeps its task: asking for the current one costs more than it.
+        # As uvicorn does, but the request keeps its task, which asking for the current one costs more than,
+        # and strikes it off itself: a callback would be a turn of the loop of its own.
         task = self.loop.create_task(wire.run_asgi(app))
         wire.task = task
-        task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
     def _by_asgi(self) -> None:
