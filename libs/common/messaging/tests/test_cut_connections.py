@@ -217,3 +217,25 @@ async def test_a_start_begins_again_when_its_connection_is_lost(setting: Setting
         finally:
             starting.cancel()
             await bus.stop(grace=0.5)
+
+
+async def test_followers_are_told_of_a_gap_once_the_bus_is_whole_again(setting: Setting) -> None:
+    async with Proxy(setting.broker.host or "", setting.broker.port or 0, alone=False) as proxy:
+        bus, gaps, told = setting.bus(proxy, setting.record()), [0], asyncio.Event()
+
+        def fail() -> None:
+            gaps[0] += 1
+            raise RuntimeError
+
+        bus.on_gap(fail)
+        bus.on_gap(told.set)
+        try:
+            async with asyncio.timeout(WHOLE_WITHIN_S):
+                await bus.start()
+                assert gaps == [0]
+                proxy.cut()
+                await told.wait()
+                await setting.whole(bus)
+            assert gaps == [1]
+        finally:
+            await bus.stop(grace=0.5)

@@ -147,6 +147,7 @@ class BotWorker:
         self.bus.consume("bot-worker.completions", RecordCompletions(self.works, self.wakes))
         follow = FollowEvents(self.hub, self.registry.changed, self.remote.forget)
         self.bus.on_replica(FOLLOWED, follow)
+        self.bus.on_gap(self.remote.forget_all)
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -122,6 +122,7 @@ class BudgetAnalytics:
         self.background = Background()
         self.bus.consume(USAGE_QUEUE, ChargeUsage(self.usage), concurrency=settings.usage_messages)
         self.bus.on_replica([AccessChangedV1], ForgetAccess(self.remote))
+        self.bus.on_gap(self.remote.forget_all)
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:

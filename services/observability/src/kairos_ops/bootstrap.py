@@ -98,6 +98,7 @@ class Observability:
         self.bus.consume_raw("observability.dead-letters", KeepDeadLetters(keep))
         every_event = [model for model in MESSAGES.values() if issubclass(model, Event)]
         self.bus.on_replica(every_event, ShowEvents(self.feed, self.tickets, self.remote))
+        tasks.follow_link(self.bus, self.feed, self.remote, _new_id)
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -106,7 +107,6 @@ class Observability:
         start("bus", self.bus.start)
         start("outbox-relay", OutboxRelay(self.database, self.bus).run)
         start("services", partial(tasks.watch_services, self.watch, self.settings.look_every_s))
-        start("link", partial(tasks.watch_link, self.bus, self.feed, self.remote, _new_id))
         start("streams", partial(tasks.sweep_streams, self.feed))
         start("partitions", self.database.keep_partitions)
         try:

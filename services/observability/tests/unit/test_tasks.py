@@ -2,29 +2,12 @@ import asyncio
 from itertools import count
 from typing import Any, cast
 
-import pytest
-
 from kairos_messaging import Bus
 from kairos_ops.application.live_feed import LiveFeed
 from kairos_ops.application.watch_services import WatchServices
 from kairos_ops.entrypoints import tasks
 from kairos_persistence import DatabaseUnavailable
 from kairos_web import RemoteAuthenticator
-
-
-class Link:
-    """A bus whose connection fails while `states` says so, one state per check."""
-
-    def __init__(self, *states: bool) -> None:
-        self._states = list(states)
-        self.done = asyncio.Event()
-
-    async def check(self) -> None:
-        if not self._states:
-            self.done.set()
-            return
-        if not self._states.pop(0):
-            raise ConnectionError
 
 
 class Forgetful:
@@ -48,22 +31,16 @@ async def run_until(done: asyncio.Event, coroutine: Any) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    ("states", "breaks"),
-    [((True, True), 0), ((True, False, False, True), 1), ((True, False, True, False), 2), ((False, True), 0)],
-)
-async def test_each_break_of_the_link_begins_one_new_epoch(
-    states: tuple[bool, ...], breaks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tasks, "LINK_CHECK_S", 0.0)
+def test_each_gap_of_the_link_begins_one_new_epoch() -> None:
     feed = LiveFeed(epoch="e0", observer=Nobody(), monotonic=lambda: 0.0)
-    link, remote, numbers = Link(*states), Forgetful(), count(1)
-    watching = tasks.watch_link(
-        cast("Bus", link), feed, cast("RemoteAuthenticator", remote), lambda: f"e{next(numbers)}"
-    )
-    await run_until(link.done, watching)
-    assert feed.epoch == f"e{breaks}"
-    assert remote.forgotten == breaks
+    bus, remote, numbers = Bus("amqp://nowhere", service="observability"), Forgetful(), count(1)
+    tasks.follow_link(bus, feed, cast("RemoteAuthenticator", remote), lambda: f"e{next(numbers)}")
+    (gap,) = bus._gap_listeners
+    assert feed.epoch == "e0"
+    for number in (1, 2):
+        gap()
+        assert feed.epoch == f"e{number}"
+        assert remote.forgotten == number
 
 
 async def test_looking_at_services_goes_on_while_the_database_is_away() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -50,6 +50,7 @@ class Bus:
         self._lost = asyncio.Event()
         self._publisher = Publisher(self._named("publish"), tuning, self._lost.set)
         self._readers: list[Reader] = []
+        self._gap_listeners: list[Callable[[], None]] = []
         self._subscriptions: Subscriptions | None = None
         self._guard: asyncio.Task[None] | None = None
 
@@ -70,8 +71,8 @@ class Bus:
     def on_replica(self, types: Sequence[type[Message]], handler: Handler) -> None:
         """Give this process its own copy of these events, on a queue that lives as long as it does.
 
-        For caches: what is published while the process is away is not seen, and a failing handler
-        loses its copy. Raises ValueError for a type the catalogue does not list this service for.
+        For caches: what is published while the process is away is not seen (see `on_gap`), and a failing
+        handler loses its copy. Raises ValueError for a type the catalogue does not list this service for.
         """
         for model in types:
             if self.service not in catalogue()[model.TYPE].replicas:
@@ -87,6 +88,10 @@ class Bus:
                 topologies.replica_arguments(self.service),
             )
         )
+
+    def on_gap(self, listener: Callable[[], None]) -> None:
+        """Call this whenever the connections have been made anew: events to replicas may have been missed."""
+        self._gap_listeners.append(listener)
 
     async def start(self) -> None:
         """Declare the whole topology, then consume. Waits with a growing delay while the broker is away.
@@ -321,6 +326,12 @@ class Bus:
             await self._connect_patiently()
         except Exception as error:  # noqa: BLE001 - at start it ends the attempt; here the next round meets it again.
             log.error("connection_refused", error=f"{type(error).__name__}: {error}")  # noqa: TRY400 - the message says it all.
+            return
+        for listener in self._gap_listeners:
+            try:
+                listener()
+            except Exception:
+                log.exception("gap_listener_failed")
 
     async def _missing(self) -> str | None:
         try:

@@ -23,3 +23,4 @@ def follow(bus: Bus, catalogue: Follows, circuits: Circuits, holder: str) -> Non
             circuits.suspect(message.deployment)
 
     bus.on_replica([CatalogueChangedV1, CircuitChangedV1], change)
+    bus.on_gap(catalogue.changed)

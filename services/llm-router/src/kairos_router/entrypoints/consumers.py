@@ -53,3 +53,4 @@ def register(bus: Bus, store: CompletionStore, wallet: Wallet, authenticator: Re
 
     bus.consume(QUEUE, completion)
     bus.on_replica([AccessChangedV1, BudgetChangedV1], change)
+    bus.on_gap(authenticator.forget_all)

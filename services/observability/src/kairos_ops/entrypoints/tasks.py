@@ -12,7 +12,6 @@ from kairos_web import RemoteAuthenticator
 
 _log = get_logger(__name__)
 
-LINK_CHECK_S = 0.5
 SWEEP_S = 60.0
 
 
@@ -28,31 +27,17 @@ async def watch_services(watch: WatchServices, every_s: float) -> None:
         await asyncio.sleep(max(0.05, every_s - (loop.time() - started)))
 
 
-async def watch_link(
+def follow_link(
     bus: Bus, feed: LiveFeed, authenticator: RemoteAuthenticator, new_epoch: Callable[[], str]
 ) -> None:
-    """After the link to the broker was lost, nobody knows what this replica's queue has missed.
+    """After the link to the broker was lost, nobody knows what this replica's queue has missed."""
 
-    The check runs twice as often as the driver reconnects, so that no reconnect goes unseen.
-    """
-    joined = broken = False
-    while True:
-        await asyncio.sleep(LINK_CHECK_S)
-        try:
-            await bus.check()
-        except Exception as error:  # noqa: BLE001 - whatever the reason, events may be missed from here on.
-            if not joined:
-                continue
-            if not broken:
-                _log.warning("live_feed_link_lost", error=type(error).__name__)
-            broken = True
-            continue
-        joined = True
-        if broken:
-            broken = False
-            authenticator.forget_all()
-            feed.begin_epoch(new_epoch())
-            _log.info("live_feed_link_back", epoch=feed.epoch)
+    def begin_again() -> None:
+        authenticator.forget_all()
+        feed.begin_epoch(new_epoch())
+        _log.warning("live_feed_begins_again", epoch=feed.epoch)
+
+    bus.on_gap(begin_again)
 
 
 async def sweep_streams(feed: LiveFeed) -> None:
