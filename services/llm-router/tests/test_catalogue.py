@@ -14,6 +14,7 @@ from kairos_router.adapters.toml_catalogue import (
     read_catalogue,
     read_file,
 )
+from kairos_router.application.price_book import vendored_book
 from kairos_router.domain.catalogue import Capability, Catalogue, ModelNotFound
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +84,35 @@ def test_a_mistake_is_named_and_a_key_written_by_mistake_is_not_repeated(changes
     with pytest.raises(InvalidCatalogue) as caught:
         read_catalogue(document(**changes), {})
     assert "sk-do-not-write-me" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"price": "gpt-4oo-mini"},
+            "deployment one: the price book has no gpt-4oo-mini; near it are gpt-4o-mini",
+        ),
+        ({"price": {"input": 1}}, "deployments.one.price.output: Field required"),
+        ({"price": {"input": -1, "output": 1}}, "deployments.one.price.input: Input should be greater"),
+    ],
+)
+def test_a_wrong_price_is_named_as_it_was_written(changes: dict[str, Any], told: str) -> None:
+    section = {"kind": "simulator", "model": "m", "context_window": 10, "max_output_tokens": 10, **changes}
+    with pytest.raises(InvalidCatalogue) as caught:
+        read_file({"price_version": "v", "deployments": {"one": section}}, {})
+    assert str(caught.value).startswith(told)
+
+
+def test_a_price_of_the_file_or_of_the_book_may_be_named() -> None:
+    section = {"kind": "simulator", "model": "m", "context_window": 10, "max_output_tokens": 10}
+    deployments = {"one": section | {"price": "mine"}, "two": section | {"price": "gpt-4o-mini"}}
+    prices = {"mine": {"input": 1, "output": 2}}
+    found = read_catalogue(
+        {"price_version": "v", "deployments": deployments, "prices": prices}, {}, vendored_book()
+    )
+    assert found.deployments["one"].price.input == 1_000_000
+    assert found.deployments["two"].price.known
 
 
 def test_an_address_must_be_http() -> None:

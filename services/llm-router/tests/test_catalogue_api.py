@@ -11,8 +11,11 @@ from uuid import uuid4
 import aiohttp
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from kairos_contracts.permissions import Role
+from kairos_router.entrypoints.management_deployments import DeploymentIn
+from kairos_web.problems import findings
 
 ADMIN = "kairos_live_admin"
 DATA_KEY = base64.b64encode(bytes(range(32))).decode()
@@ -288,6 +291,42 @@ async def test_a_deployment_without_a_price_is_refused_under_a_budget_and_runs_w
         body["base_url"] = service.first.url
         await api("PUT", "/deployments/mine", body)
         assert (await api.ask("mine")).status == 200
+
+
+async def test_a_price_nobody_has_is_refused_and_the_nearest_names_are_told(running: Any) -> None:
+    async with running() as service, calling(service) as api:
+        body = deployment(service.first.url, price="gpt-4oo-mini")
+        refused = await api("PUT", "/deployments/mine", body)
+        assert (refused.status, refused.body["code"]) == (422, "unknown_price")
+        assert "gpt-4o-mini" in refused.body["near"]
+        assert "gpt-4o-mini" in refused.body["detail"]
+        assert refused.body["errors"][0]["at"] == "body/price"
+        assert (await api("GET", "/deployments/mine")).status == 404
+        assert (await api("PUT", "/deployments/mine", body | {"price": "gpt-4o-mini"})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("price", "at"),
+    [
+        ({"input": -1, "output": 1}, "body/price/input"),
+        ({"input": 1}, "body/price/output"),
+        ({"input": 1, "output": 1, "outptu": 1}, "body/price/outptu"),
+        ({"input": 1, "output": 1, "long_context": [{"above": 0}]}, "body/price/long_context/0/above"),
+        ({"input": 1, "output": 1, "services": {"fast": {}}}, "body/price/services/fast"),
+        ({"input": 1, "output": 1, "long_context": [{"above": 9}, {"above": 9}]}, "body/price"),
+        ("two words", "body/price"),
+        (5, "body/price"),
+    ],
+)
+def test_a_wrong_price_is_told_where_it_was_written(price: Any, at: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        DeploymentIn.model_validate(deployment("http://a", price=price))
+    (found,) = findings(
+        [error | {"loc": ("body", *error["loc"])} for error in caught.value.errors()],
+        {"body": deployment("http://a", price=price)},
+    )
+    assert found["at"] == at
+    assert found["problem"]
 
 
 async def _decision(api: Api, refused: SimpleNamespace) -> Any:

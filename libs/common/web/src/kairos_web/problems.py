@@ -16,6 +16,8 @@ _WS_POLICY_VIOLATION = 1008
 _WS_TRY_LATER = 1013
 # Before what a validator of ours says; it helps nobody.
 _PYDANTIC_SAYS = "Value error, "
+# Parts of a request that are no documents.
+_OUTSIDE = frozenset({("path",), ("query",), ("header",), ("cookie",)})
 
 
 class Problem(Exception):  # noqa: N818 - the name RFC 9457 gives it
@@ -104,16 +106,48 @@ async def _on_http_exception(connection: Any, error: Any) -> Response | None:
     return await _answer(connection, problem)
 
 
-async def _on_validation(connection: Any, error: Any) -> Response | None:
-    # The rejected input is left out: it may be a password or a token.
-    errors = [
+def as_written(error: Mapping[str, Any], document: object) -> tuple[str | int, ...]:
+    """Where pydantic's error is, in the words of the document it is about.
+
+    pydantic's own path also names the member of a union that it tried, which nobody has written.
+    """
+    where: tuple[str | int, ...] = tuple(error["loc"])
+    if error["type"] == "json_invalid" or where[:1] in _OUTSIDE:
+        return where
+    path: list[str | int] = []
+    for part in where:
+        if _has(document, part):
+            document = document[part]  # type: ignore[index] # it has it
+            path.append(part)
+    if error["type"] == "missing":
+        path.append(where[-1])
+    return tuple(path)
+
+
+def _has(document: object, part: str | int) -> bool:
+    if isinstance(document, dict):
+        return part in document
+    return isinstance(document, list) and isinstance(part, int) and part < len(document)
+
+
+def findings(errors: Sequence[Mapping[str, Any]], document: object) -> list[dict[str, str]]:
+    """What is wrong where. The rejected input is left out: it may be a password or a token."""
+    located = [(as_written(error, document), error) for error in errors]
+    wrong_inside = {path[:length] for path, _ in located for length in range(len(path))}
+    return [
         {
-            "at": "/".join(str(part) for part in item["loc"]),
-            "problem": item["msg"].removeprefix(_PYDANTIC_SAYS),
-            "kind": item["type"],
+            "at": "/".join(map(str, path)),
+            "problem": error["msg"].removeprefix(_PYDANTIC_SAYS),
+            "kind": error["type"],
         }
-        for item in error.errors()
+        for path, error in located
+        # A list whose members are wrong is said to be too short without them.
+        if error["type"] != "too_short" or path not in wrong_inside
     ]
+
+
+async def _on_validation(connection: Any, error: Any) -> Response | None:
+    errors = findings(error.errors(), {"body": getattr(error, "body", None)})
     return await _answer(
         connection, Problem(422, "invalid_request", "The request is not valid", errors=errors)
     )

@@ -143,6 +143,9 @@ def assemble_one(
             if built is not None:
                 same = (former or {}).get(built.uid)
                 deployments[name] = same if same is not None and same == built else built
+                if deployments[name] is built and not built.price.known:
+                    # It is left out wherever a budget applies.
+                    _log.warning("deployment_unpriced", deployment=name, model=built.model)
                 stand_ins[name] = document.stand_in
     routes = {}
     for (_, name), (entry, document) in documents.items():

@@ -23,9 +23,10 @@ from kairos_router.application.catalogue_documents import (
     expand,
 )
 from kairos_router.application.catalogue_store import Surroundings
-from kairos_router.application.price_book import Book, Named, PriceBook
+from kairos_router.application.price_book import Book, Named, PriceBook, vendored_book
 from kairos_router.application.price_documents import PriceDocument
 from kairos_router.domain.catalogue import Catalogue
+from kairos_web.problems import findings
 
 
 class InvalidCatalogue(ValueError):  # noqa: N818 - reads as the fact it states
@@ -68,15 +69,37 @@ def _check(file: _File, environment: Mapping[str, str]) -> None:
                 raise InvalidCatalogue(f"route {name}: there is no route {fallback}")
 
 
-def read_file(document: Mapping[str, Any], environment: Mapping[str, str]) -> FileCatalogue:
+def _check_prices(file: _File, vendored: Book | None) -> None:
+    """Whoever names a price that nobody has would sell for nothing, or nothing at all."""
+    named = {
+        name: each.price
+        for name, each in file.deployments.items()
+        if isinstance(each.price, str) and each.price not in file.prices
+    }
+    if not named:
+        return
+    own = {name: Named(file.price_version, price.short()) for name, price in file.prices.items()}
+    book = PriceBook({None: own}, {None: vendored or vendored_book()})
+    for deployment, price in named.items():
+        if book.named(None, price) is None:
+            near = book.similar(None, price)
+            hint = f"; near it are {', '.join(near)}" if near else ""
+            raise InvalidCatalogue(f"deployment {deployment}: the price book has no {price}{hint}")
+
+
+def read_file(
+    document: Mapping[str, Any], environment: Mapping[str, str], vendored: Book | None = None
+) -> FileCatalogue:
     """The rows of a parsed file. Raises InvalidCatalogue."""
     try:
         file = _File.model_validate(document)
     except ValidationError as error:
         # The input is left out: somebody may have written a key where its variable's name belongs.
-        findings = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise InvalidCatalogue("; ".join(findings)) from None
+        found = findings(error.errors(include_input=False), document)
+        told = (f"{each['at'].replace('/', '.')}: {each['problem']}" for each in found)
+        raise InvalidCatalogue("; ".join(told)) from None
     _check(file, environment)
+    _check_prices(file, vendored)
 
     def entry(kind: Kind, name: str, section: Section) -> Entry:
         stored = section.model_dump(mode="json", exclude_defaults=True, exclude_none=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainSerializer, Tag
 
 from kairos_router.application.price_documents import PriceDocument
 from kairos_router.domain.catalogue import (
@@ -38,6 +38,17 @@ MOST_TOKENS = 1 << 30
 InOrder = PlainSerializer(sorted, return_type=list[str], when_used="json")
 
 
+def _name_or_document(value: object) -> str:
+    """Which of both somebody means: an error is then told about that one only."""
+    return "name" if isinstance(value, str) else "document"
+
+
+PriceOrName = Annotated[
+    Annotated[PriceDocument, Tag("document")] | Annotated[PriceName, Tag("name")],
+    Discriminator(_name_or_document),
+]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +74,7 @@ class DeploymentDocument(Section):
 
     kind: Literal["simulator", "openai", "litellm", "local"]
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    price: PriceDocument | PriceName | None = None
+    price: PriceOrName | None = None
     provider: Name = "openai"
     base_url: Text = ""
     api_key_env: EnvironmentName | None = None
@@ -96,6 +107,12 @@ class TargetDocument(Section):
     canary: int | None = Field(None, ge=0, le=100)
 
 
+Target = Annotated[
+    Annotated[TargetDocument, Tag("document")] | Annotated[Name, Tag("name")],
+    Discriminator(_name_or_document),
+]
+
+
 class BalanceDocument(Section):
     cost: int = Field(1, ge=0, le=1_000)
     latency: int = Field(1, ge=0, le=1_000)
@@ -110,7 +127,7 @@ class RetriesDocument(Section):
 class RouteDocument(Section):
     """A choice of deployments, by name or with weights, and how it is made; see domain.catalogue.Route."""
 
-    deployments: tuple[Name | TargetDocument, ...] = Field(min_length=1, max_length=100)
+    deployments: tuple[Target, ...] = Field(min_length=1, max_length=100)
     policy: Policy = "fixed"
     sticky: bool = False
     balance: BalanceDocument = BalanceDocument()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,9 @@ from pydantic import ValidationError
 from kairos_router.application import price_map
 from kairos_router.application.price_documents import read_price
 from kairos_router.domain.pricing import Price
+
+# As many names are offered to whoever named one that is not there.
+NEAR = 5
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class PriceBook:
             if book is not None and document is not None:
                 return Named(book.version, document)
         return None
+
+    def similar(self, organisation_id: UUID | None, name: str) -> list[str]:
+        """Names that somebody may have meant, the nearest first."""
+        owners = {organisation_id, None}
+        known = {each for owner in owners for each in self.singles.get(owner, {})}
+        known |= {each for owner in owners if owner in self.books for each in self.books[owner].models}
+        ours = {each.lower(): each for each in sorted(known)}
+        near = get_close_matches(name.lower(), ours, n=2 * NEAR)
+        return [ours[each] for each in near if self.named(organisation_id, ours[each]) is not None][:NEAR]
 
     def price(self, organisation_id: UUID | None, names: Sequence[str]) -> Price | None:
         """The price of the first of the names that has one."""

@@ -145,8 +145,10 @@ class Price:
         tiers = [self.long_context, *(service.long_context for service in self.services)]
         for tier in (each for several in tiers for each in several):
             amounts += (tier.above, *tier.rates.all())
-        if min(amounts) < 0 or any(list(several) != _rising(several) for several in tiers):
-            raise InvalidPrice(self.version)
+        if min(amounts) < 0:
+            raise InvalidPrice("no rate may be negative")
+        if any(list(several) != _rising(several) for several in tiers):
+            raise InvalidPrice("every tier of long_context needs an `above` of its own")
         object.__setattr__(self, "rates", rates)
         object.__setattr__(self, "free", self.known and not any(amounts))
         object.__setattr__(self, "charges_cache_writes", self._charges_cache_writes())

@@ -21,7 +21,6 @@ from kairos_router.application.catalogue_store import (
 from kairos_router.application.circuits import Circuits
 from kairos_router.application.guard_address import Reach
 from kairos_router.application.price_book import Named
-from kairos_router.application.price_documents import PriceDocument
 from kairos_router.application.price_map import price_version
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.entrypoints.deployment_rules import check, require_key_again
@@ -257,7 +256,9 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
             # A key that is taken over is the one that was read, and not one that is removed meanwhile.
             expected = before.version
         price = None
-        if isinstance(body.price, PriceDocument):
+        if isinstance(body.price, str):
+            await _require_known(parts, organisation_id, body.price)
+        elif body.price is not None:
             price = Named(price_version(document["price"]), document["price"])
         draft = Draft("deployment", name, document, price, sealed)
         entry = await parts.replace(organisation_id, draft, context, (expected, only_new))
@@ -273,6 +274,26 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
     ) -> None:
         """Remove an own deployment; a shared one of the same name is in force again."""
         await parts.remove(organisation_id, "deployment", name, context, if_match)
+
+
+async def _require_known(parts: Catalogues, organisation_id: UUID, price: str) -> None:
+    """Raises Problem 422 for a price nobody has: it would keep the deployment from every budget."""
+    if parts.live.book.named(organisation_id, price) is None:
+        # A price set a moment ago at another replica counts.
+        await parts.live.follow()
+    book = parts.live.book
+    if book.named(organisation_id, price) is not None:
+        return
+    near = book.similar(organisation_id, price)
+    found = f"Near it are {', '.join(near)}" if near else "Nothing in it is near"
+    raise Problem(
+        422,
+        "unknown_price",
+        f"The price book has no {price}",
+        f"{found}. Or write the rates as an object, or leave `price` out where no budget applies.",
+        errors=[{"at": "body/price", "problem": "nobody has a price of this name", "kind": "unknown_price"}],
+        near=near,
+    )
 
 
 def _add_scores(app: FastAPI, parts: Catalogues) -> None:
