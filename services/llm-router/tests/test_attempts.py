@@ -18,7 +18,7 @@ from kairos_router.domain.ask import Caller, hold_on
 from kairos_router.domain.catalogue import Catalogue, Retries, Route, Timeouts
 from kairos_router.domain.embedding_ask import parse_embedding_ask
 from kairos_router.domain.lease import Scope
-from kairos_router.domain.pricing import Usage
+from kairos_router.domain.pricing import UNPRICED, Usage
 from kairos_router.domain.selection import NothingFits
 
 FAILED = ProviderFailed(Fault.FAILED, status=500)
@@ -140,6 +140,49 @@ async def test_a_failure_is_told_rather_than_that_the_budget_does_not_reach_for_
     assert settled(bench) == 0
     with pytest.raises(Refused):
         await bench_of(Provider(), dear, limit=100).ask(kit.ask())
+
+
+async def test_the_authority_is_not_asked_for_every_model_when_it_does_not_answer(
+    kit: SimpleNamespace, bench_of: Any
+) -> None:
+    paid = [kit.deployment(name, price=(price, price)) for name, price in (("dear", 9), ("cheap", 1))]
+    provider = Provider()
+    bench = bench_of(provider, *paid, kit.deployment("free", price=(0, 0)))
+    scopes, reads = bench.budgets.scopes, []
+    bench.budgets.away = True
+
+    async def counted(organisation_id: Any) -> Any:
+        reads.append(organisation_id)
+        return await scopes(organisation_id)
+
+    bench.budgets.scopes = counted
+    await bench.ask(kit.ask())
+    assert (provider.names(), len(reads)) == (["free"], 1)
+
+
+async def test_a_model_nobody_has_a_price_of_runs_where_no_budget_applies_and_holds_nothing_elsewhere(
+    kit: SimpleNamespace, bench_of: Any
+) -> None:
+    unpriced = replace(kit.deployment("unpriced"), price=UNPRICED)
+    answer = await bench_of(Provider(), unpriced, limit=None).ask(kit.ask())
+    assert (answer.attempt.deployment.name, answer.settlement.cost) == ("unpriced", 0)
+    bench = bench_of(Provider(), unpriced)
+    with pytest.raises(Refused) as caught:
+        await bench.ask(kit.ask())
+    assert [step.reason for step in caught.value.steps] == ["no_price"]
+    assert settled(bench) == 0
+
+
+async def test_where_the_only_one_that_fits_rests_a_request_is_not_at_fault(
+    kit: SimpleNamespace, bench_of: Any
+) -> None:
+    provider = Provider({"able": [ProviderFailed(Fault.RATE_LIMITED, status=429, retry_after="5")]})
+    bench = bench_of(provider, kit.deployment("blind", capabilities=frozenset()), kit.deployment("able"))
+    asked = kit.ask(tools=[{}])
+    with pytest.raises(ProviderFailed):
+        await bench.ask(asked)
+    with pytest.raises(NoneAvailable):
+        await bench.ask(asked)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +366,13 @@ async def test_a_long_request_is_counted_before_its_answer_is_cut_short(
     bench = bench_of(Provider(), exact, limit=hold_on(short, exact, 256) - 1_000, counter=counter)
     assert (await bench.ask(short)).attempt.degraded == "budget.clamped"
     assert counter.calls == 1, "a short request is bound closely by its bytes"
+    counter = Counter(15_000)
+    counted = replace(ask, tokens=15_000, tokenizer="exact")
+    provider, other = Provider({"exact": [FAILED]}), replace(exact, name="other")
+    bench = bench_of(provider, exact, other, limit=hold_on(counted, exact, 256) - 1_000, counter=counter)
+    answer = await bench.ask(ask)
+    assert (answer.attempt.deployment.name, answer.attempt.degraded) == ("other", "budget.clamped")
+    assert counter.calls == 1, "what was counted once is known"
 
 
 async def test_embeddings_are_not_counted_as_if_they_were_one_text(

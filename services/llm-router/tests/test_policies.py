@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -34,14 +35,16 @@ def order(kit: SimpleNamespace) -> Any:
     deployments = {name: kit.deployment(name, price=prices[name]) for name in NAMES}
 
     def of(
-        *, caller: Caller = CALLER, chance: float = 0.5, quality: Any = None, p95: Any = None, **route: Any
+        *, caller: Caller = CALLER, chance: Any = 0.5, quality: Any = None, p95: Any = None, **route: Any
     ) -> str:
         made = Route("r", NAMES, **route)
         catalogue = Catalogue(deployments, {"r": made}, quality or {})
         circuits = Circuits()
         for name, seconds in (p95 or {}).items():
             circuits.took(name, seconds)
-        ranking = Ranking(kit.ask(), caller, catalogue, circuits, lambda: chance)
+        ranking = Ranking(
+            kit.ask(), caller, catalogue, circuits, chance if callable(chance) else lambda: chance
+        )
         return "".join(each.name for each in ranking.order(catalogue.choice("r")))
 
     return of
@@ -52,6 +55,9 @@ def test_fixed_cost_latency_and_quality_rank_as_they_say(order: Any) -> None:
     assert order(policy="cost") == "bca"
     assert order(policy="latency", p95={"a": 0.3, "b": 0.2, "c": 0.1}) == "cba"
     assert order(policy="quality", quality={"a": 0.2, "b": 0.3, "c": 0.9}) == "cba"
+    assert order(policy="quality", quality={"a": 0.2, "c": 0.9}) == "cba", (
+        "nobody knows b: it is of the middle"
+    )
 
 
 def test_a_deployment_nobody_has_tried_is_tried_first_by_latency(order: Any) -> None:
@@ -63,6 +69,8 @@ def test_balanced_weighs_cost_latency_and_quality(order: Any) -> None:
     p95 = {"a": 1.0, "b": 1.0, "c": 1.0}
     assert order(policy="balanced", quality=quality, p95=p95, balance=Balance(9, 0, 1)) == "bca"
     assert order(policy="balanced", quality=quality, p95=p95, balance=Balance(1, 0, 9)) == "acb"
+    p95 = {"a": 0.3, "b": 0.2, "c": 0.1}
+    assert order(policy="balanced", quality=quality, p95=p95, balance=Balance(1, 9, 1)) == "cba"
 
 
 def test_weights_and_canaries_get_their_shares(kit: SimpleNamespace, order: Any) -> None:
@@ -77,6 +85,46 @@ def test_weights_and_canaries_get_their_shares(kit: SimpleNamespace, order: Any)
     # Whom the canary does not take, it answers last.
     assert order(chance=0.5, canaries=(("a", 10),)) == "bca"
     assert order(chance=0.05, canaries=(("c", 10),)) == "cab"
+    assert order(chance=0.1, canaries=(("c", 10),)) == "abc"
+    two = (("b", 10), ("c", 10))
+    assert [order(chance=chance, canaries=two) for chance in (0.05, 0.15, 0.2)] == ["bac", "cab", "abc"]
+
+
+def test_chance_draws_by_weight_where_nobody_is_kept(order: Any) -> None:
+    chance = Random(7).random
+    first = Counter(order(chance=chance, policy="weighted", weights=(7, 2, 1))[0] for _ in range(1_000))
+    assert first["a"] / 1_000 == pytest.approx(0.7, abs=0.06)
+    assert first["b"] / 1_000 == pytest.approx(0.2, abs=0.06)
+    assert order(chance=0.0, policy="weighted", weights=(1, 5, 3)) == "bca"
+
+
+def test_two_routes_try_their_canaries_on_different_callers(kit: SimpleNamespace) -> None:
+    deployments = {name: kit.deployment(name) for name in NAMES}
+    routes = {name: Route(name, NAMES, canaries=(("c", 30),), sticky=True) for name in "rs"}
+    catalogue = Catalogue(deployments, routes)
+
+    def chosen(route: str, number: int) -> bool:
+        caller = replace(CALLER, affinity=UUID(int=number))
+        ranking = Ranking(kit.ask(), caller, catalogue, Circuits(), lambda: 0.5)
+        return ranking.order(catalogue.choice(route))[0].name == "c"
+
+    both = [(chosen("r", number), chosen("s", number)) for number in range(300)]
+    assert sum(map(all, both)) / 300 == pytest.approx(0.09, abs=0.06)
+
+
+def test_only_routes_with_something_to_rank_are_ranked(kit: SimpleNamespace) -> None:
+    deployments = {name: kit.deployment(name) for name in NAMES}
+    routes = {
+        "plain": Route("plain", NAMES),
+        "single": Route("single", ("a",), policy="cost", sticky=True),
+        "canary": Route("canary", NAMES, canaries=(("c", 1),)),
+        "sticky": Route("sticky", NAMES, sticky=True),
+        "cost": Route("cost", NAMES, policy="cost"),
+        "later": Route("later", ("a",), fallbacks=("cost",)),
+    }
+    catalogue = Catalogue(deployments, routes)
+    assert [name for name in routes if catalogue.choice(name).plain] == ["plain", "single"]
+    assert catalogue.choice("a").plain, "a deployment's own name is a route to it alone"
 
 
 def test_a_sticky_route_keeps_a_conversation_where_it_is(order: Any) -> None:
@@ -86,6 +134,10 @@ def test_a_sticky_route_keeps_a_conversation_where_it_is(order: Any) -> None:
             len({order(caller=each, policy="weighted", weights=(1, 1, 1), sticky=True) for _ in "xyz"}) == 1
         )
     assert len({order(caller=each, sticky=True)[0] for each in callers}) == 3
+    keys = [replace(CALLER, api_key_id=each.affinity) for each in callers]
+    assert [order(caller=each, sticky=True) for each in keys] == [
+        order(caller=each, sticky=True) for each in callers
+    ], "whose conversation nobody knows is kept by the key"
 
 
 def test_the_p95_of_a_steady_latency_is_that_latency_and_of_an_unsteady_one_more() -> None:
@@ -93,7 +145,8 @@ def test_the_p95_of_a_steady_latency_is_that_latency_and_of_an_unsteady_one_more
     for number in range(200):
         steady, unsteady = steady.seen(1.0), unsteady.seen(0.5 + number % 2)
     assert steady.p95 == pytest.approx(1.0)
-    assert unsteady.p95 > 1.5
+    # A mean of 1.0 and a deviation of 0.5.
+    assert unsteady.p95 == pytest.approx(1.0 + 1.645 * 0.5, abs=0.1)
 
 
 def test_fallback_routes_follow_and_nobody_is_asked_twice(kit: SimpleNamespace) -> None:
@@ -186,6 +239,35 @@ def test_a_full_deployment_is_passed_over_until_a_call_ends(kit: SimpleNamespace
         circuits.closed((busy,))
     circuits.ended(busy)
     assert circuits.closed((busy, other)) == (busy, other)
+    circuits.tried(other)
+    assert circuits.running(other) == 0, "nobody limits it, so nobody counts"
+
+
+def test_callers_are_told_the_shortest_wait_and_no_wait_is_beyond_reason(kit: SimpleNamespace) -> None:
+    clock = kit.Clock()
+    circuits = Circuits(clock=clock)
+    long, short, full = kit.deployment("l"), kit.deployment("s"), kit.deployment("f", max_concurrency=1)
+    circuits.rest("l", 3_600.0)
+    circuits.rest("s", 20.0)
+    circuits.tried(full)
+    waits = []
+    for those in ((long,), (long, short), (long, full)):
+        with pytest.raises(NoneAvailable) as caught:
+            circuits.closed(those)
+        waits.append(caught.value.retry_after)
+    assert waits == [60.0, 20.0, 1.0]
+    clock.now += 60.0
+    assert circuits.closed((long,)) == (long,)
+
+
+def test_latencies_of_a_deployment_are_weighed_together_and_organisations_apart(kit: SimpleNamespace) -> None:
+    circuits = Circuits()
+    shared = kit.deployment("d")
+    mine, theirs = (replace(shared, owner=uuid4()) for _ in "ab")
+    circuits.took(mine.uid, 1.0)
+    circuits.took(mine.uid, 3.0)
+    assert circuits.p95(mine) == pytest.approx(Latency(1.0).seen(3.0).p95)
+    assert circuits.p95(theirs) is circuits.p95(shared) is None
 
 
 def test_circuits_are_told_of_once_and_a_hint_makes_one_failure_enough(kit: SimpleNamespace) -> None:
@@ -194,6 +276,8 @@ def test_circuits_are_told_of_once_and_a_hint_makes_one_failure_enough(kit: Simp
     circuits.suspect("d")
     assert circuits.state("d") == "closed"
     circuits.failed("d", "timeout")
+    circuits.failed("d", "timeout")
+    circuits.succeeded("d")
     circuits.failed("d", "timeout")
     circuits.succeeded("d")
     assert told == [("d", "open", "timeout"), ("d", "closed", "answered")]

@@ -59,7 +59,8 @@ class Circuits:
         allowed = tuple(each for each in deployments if self.allows(each, now))
         if not allowed:
             waits = [self._breakers.get(each.uid, self._fresh).left(now) for each in deployments]
-            raise NoneAvailable(min((wait for wait in waits if wait), default=BUSY_RETRY_S))
+            # What rests no more is full, and a call may end at any moment.
+            raise NoneAvailable(min(wait or BUSY_RETRY_S for wait in waits))
         return allowed
 
     def allows(self, deployment: Deployment, now: float | None = None) -> bool:
