@@ -8,12 +8,12 @@ is imported here would not be measured.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kairos_testkit.databases import Provisioned
     from kairos_testkit.fake_provider import FakeProvider
@@ -22,12 +22,41 @@ if TYPE_CHECKING:
     from kairos_testkit.servers import Servers
     from kairos_testkit.stack import Stack
 
+_END_STACK: pytest.StashKey[Callable[[], Any]] = pytest.StashKey()
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the first test of a stack time to start it: five services under coverage on two cores."""
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the first test of a stack time to start it (five services under coverage on two cores).
+
+    Workers that share a run get its files in one order, see `run_order`.
+    """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600))
+    if hasattr(config, "workerinput"):
+        from kairos_testkit.run_order import in_line
+
+        items[:] = in_line(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files are shared out by this project's own rule; other ways of sharing stay as they are."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from kairos_testkit.run_order import FromBothEnds
+
+    return FromBothEnds(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the shared suite when the next test has no use for it: idle, it takes a quarter of a core."""
+    end = item.config.stash.get(_END_STACK, None)
+    if end is None or nextitem is None or nextitem.path == item.path:
+        return
+    if "stack" not in getattr(nextitem, "fixturenames", ()):
+        end()
 
 
 @pytest.fixture(scope="session")
@@ -107,4 +136,8 @@ def stack(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Stack]:
     from kairos_testkit.stack import start_stack
 
     with start_stack(servers, request.config.rootpath) as running:
+        own: Any = request
+        # By itself, pytest ends what belongs to a session with the session only.
+        request.config.stash[_END_STACK] = lambda: own._fixturedef.finish(own)  # noqa: SLF001
         yield running
+        del request.config.stash[_END_STACK]
