@@ -324,6 +324,9 @@ class Keys:
         self.resolved += 1
         return self.actors.get(credential)
 
+    def forget_all(self) -> None:
+        """Nothing is cached."""
+
     async def authenticate(self, connection: Any) -> Actor | None:
         return self.actors.get(connection.headers.get("authorization", "").removeprefix("Bearer "))
 
