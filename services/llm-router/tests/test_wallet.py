@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from kairos_router.application.hold_money import LeasePolicy, Wallet
+from kairos_router.application.hold_money import DRY_S, LOST_AFTER_S, LeasePolicy, Wallet
 from kairos_router.application.ports import BudgetExceeded, BudgetUnavailable
 from kairos_router.domain.ask import Caller
 from kairos_router.domain.lease import Scope
@@ -86,9 +86,95 @@ async def test_a_refusal_is_remembered_for_a_moment_only(
         with pytest.raises(BudgetExceeded):
             await wallet.hold(caller, 500, uuid4())
     assert budgets.calls == ["grant"]
+    assert await wallet.hold(caller, 50, uuid4()), "what fits is not refused for what does not"
     clock.now += 1.0
     budgets.limit = 10_000
     assert await wallet.hold(caller, 500, uuid4())
+
+
+async def test_many_requests_that_do_not_fit_are_one_call(
+    kit: SimpleNamespace, clock: Any, caller: Caller
+) -> None:
+    budgets = kit.Budgets(100)
+    budgets.gate = asyncio.Event()
+    wallet = wallet_on(budgets, clock)
+    asking = [asyncio.create_task(wallet.hold(caller, 500, uuid4())) for _ in range(20)]
+    await kit.until(lambda: budgets.calls)
+    budgets.gate.set()
+    refused = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(each) for each in refused} == {BudgetExceeded}
+    assert budgets.calls == ["grant"]
+    clock.now += LOST_AFTER_S + 1
+    await wallet.maintain()
+    assert budgets.calls == ["grant"], "nothing was granted that could be given back"
+
+
+@pytest.mark.parametrize("how", ["a hold has ended", "the budgets have changed"])
+async def test_a_refusal_is_forgotten_when_there_may_be_money_again(
+    kit: SimpleNamespace, clock: Any, caller: Caller, how: str
+) -> None:
+    budgets = kit.Budgets(2_000)
+    wallet = wallet_on(budgets, clock)
+    hold = await wallet.hold(caller, 900, uuid4())
+    with pytest.raises(BudgetExceeded):
+        await wallet.hold(caller, 1_500, uuid4())
+    if how == "a hold has ended":
+        wallet.finish(hold, "released", 0)
+    else:
+        budgets.limit = 4_000
+        wallet.forget(kit.organisation)
+    assert (await wallet.hold(caller, 1_500, uuid4())).amount == 1_500
+
+
+async def test_a_budget_that_gave_nothing_is_not_asked_again_at_once(
+    kit: SimpleNamespace, clock: Any, caller: Caller
+) -> None:
+    budgets = kit.Budgets(10_000)
+    wallet = wallet_on(budgets, clock)
+    await wallet.hold(caller, 600, uuid4())
+    assert wallet.low.is_set()
+    budgets.limit = SLICE
+    await wallet.maintain()
+    wallet.low.clear()
+    assert wallet.try_hold(caller, 10, uuid4()) is not None
+    await wallet.maintain()
+    (lease,) = wallet.leases()
+    assert budgets.reported[lease.lease_id].want_more == 0
+    assert not wallet.low.is_set()
+    clock.now += DRY_S
+    assert wallet.try_hold(caller, 10, uuid4()) is not None
+    assert wallet.low.is_set()
+
+
+async def test_a_lease_is_topped_up_below_half_of_what_is_in_use_and_shrinks_above_twice_of_it(
+    kit: SimpleNamespace, clock: Any, caller: Caller
+) -> None:
+    budgets = kit.Budgets(100_000)
+    wallet = wallet_on(budgets, clock)
+    small = await wallet.hold(caller, 500, uuid4())
+    await wallet.maintain()
+    (lease,) = wallet.leases()
+    assert lease.balance.granted == SLICE
+    holds = [await wallet.hold(caller, 500, uuid4()) for _ in range(6)]
+    await wallet.maintain()
+    assert sum(each.balance.free for each in wallet.leases() if each.holds) >= 1_500
+    for hold in (small, *holds):
+        wallet.finish(hold, "released", 0)
+    await wallet.maintain()
+    assert all(each.balance.free <= 2 * SLICE for each in wallet.leases())
+    assert budgets.remaining() == 100_000 - sum(each.balance.granted for each in wallet.leases())
+
+
+async def test_where_no_budget_applies_nothing_more_is_asked_for(
+    kit: SimpleNamespace, clock: Any, caller: Caller
+) -> None:
+    budgets = kit.Budgets(None)
+    wallet = wallet_on(budgets, clock)
+    await wallet.hold(caller, 10**9, uuid4())
+    assert not wallet.low.is_set()
+    await wallet.maintain()
+    (lease,) = wallet.leases()
+    assert budgets.reported[lease.lease_id].want_more == 0
 
 
 async def test_unused_leases_are_given_back_before_the_authority_is_asked_for_more(
@@ -167,9 +253,17 @@ async def test_idle_leases_are_given_back(kit: SimpleNamespace, clock: Any, call
     budgets = kit.Budgets(10_000)
     wallet = wallet_on(budgets, clock)
     wallet.finish(await wallet.hold(caller, 100, uuid4()), "settled", 60)
+    open_hold = await wallet.hold(caller, 100, uuid4())
+    budgets.ttl = 60.0
+    await wallet.maintain()
     clock.now += 21.0
     await wallet.maintain()
+    assert wallet.try_hold(caller, 0, uuid4()) is not None
+    assert [lease.retired for lease in wallet.leases()] == [False], "with an open hold it is in use"
+    wallet.finish(open_hold, "released", 0)
+    await wallet.maintain()
     assert list(wallet.leases()) == []
+    assert not wallet._purses, "nothing is kept for an organisation that is gone"
     assert budgets.remaining() == 10_000 - 60
 
 
@@ -183,9 +277,16 @@ async def test_a_lease_the_authority_expired_finishes_its_holds_and_is_closed(
     budgets.leases[lease.lease_id].open = False
     await wallet.maintain()
     assert wallet.try_hold(caller, 10, uuid4()) is None
+    assert (list(wallet.leases()), wallet.extend(hold, 110)) == ([lease], None)
+    budgets.reported.clear()
+    wallet.low.clear()
+    await wallet.maintain()
+    assert lease.lease_id in budgets.reported, "the authority hears of it while a hold is open"
     wallet.finish(hold, "settled", 100)
+    assert wallet.low.is_set(), "the upkeep has something to close"
     await wallet.maintain()
     assert list(wallet.leases()) == []
+    assert budgets.leases[lease.lease_id].settled == 100
 
 
 async def test_changed_budgets_retire_the_organisations_leases(
@@ -196,8 +297,14 @@ async def test_changed_budgets_retire_the_organisations_leases(
     await wallet.hold(caller, 10**12, uuid4())
     wallet.forget(uuid4())
     assert wallet.try_hold(caller, 10, uuid4()) is not None
+    wallet.low.clear()
     wallet.forget(kit.organisation)
     assert wallet.try_hold(caller, 10, uuid4()) is None
+    assert wallet.low.is_set()
+    contact = Caller(Scope(kit.organisation, contact_id=uuid4()))
+    budgets.limits(("contact", contact.scope.contact_id, False))
+    await wallet.hold(caller, 10, uuid4())
+    assert wallet.try_hold(contact, 10, uuid4()) is None, "the new budget is known"
 
 
 async def test_a_grant_whose_caller_has_gone_still_arrives(
@@ -234,6 +341,28 @@ async def test_a_lost_answer_is_asked_for_again_by_the_same_id(
     budgets.grant = grant
     await wallet.hold(caller, 100, uuid4())
     assert len(budgets.leases) == 1
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_lost_grant_that_does_not_serve_any_more_is_followed_by_another(
+    kit: SimpleNamespace, clock: Any, caller: Caller, over: bool
+) -> None:
+    budgets = kit.Budgets(10_000)
+    wallet = wallet_on(budgets, clock)
+    grant = budgets.grant
+
+    async def lost(*args: Any, **kwargs: Any) -> Any:
+        await grant(*args, **kwargs)
+        raise BudgetUnavailable("the answer was lost")
+
+    budgets.grant = lost
+    with pytest.raises(BudgetUnavailable):
+        await wallet.hold(caller, 100, uuid4())
+    budgets.grant = grant
+    (first,) = budgets.leases.values()
+    first.open = not over
+    assert (await wallet.hold(caller, 3_000, uuid4())).amount == 3_000
+    assert budgets.calls == ["grant", "grant", *(["close"] if over else []), "grant"]
 
 
 async def test_closing_gives_everything_back_that_is_not_in_use(

@@ -55,6 +55,17 @@ async def test_every_scope_with_a_budget_has_leases_of_its_own(kit: SimpleNamesp
     assert chains == {(None, None), (contact, None), (contact, dear), (None, dear)}
 
 
+@pytest.mark.parametrize("kind", ["project", "bot", "team", "contact", "api_key"])
+async def test_each_kind_of_scope_can_have_a_budget(kit: SimpleNamespace, clock: Any, kind: str) -> None:
+    budgets, scope_id = kit.Budgets(100_000), uuid4()
+    budgets.limits((kind, scope_id, False))
+    wallet = wallet_on(budgets, clock)
+    await wallet.hold(caller_of(kit, **{f"{kind}_id": scope_id}), 10, uuid4())
+    assert wallet.try_hold(caller_of(kit, **{f"{kind}_id": uuid4()}), 10, uuid4()) is None
+    assert wallet.try_hold(caller_of(kit), 10, uuid4()) is None
+    assert wallet.try_hold(caller_of(kit, **{f"{kind}_id": scope_id}), 10, uuid4()) is not None
+
+
 async def test_a_hold_is_never_taken_from_a_lease_that_is_newer_than_the_index(
     kit: SimpleNamespace, clock: Any
 ) -> None:
@@ -87,6 +98,8 @@ async def test_a_grant_is_for_the_chain_the_authority_says_whatever_the_index_sa
     # It was asked for with every scope of the request, not with those the router thought to matter.
     assert budgets.asked[0][0].contact_id == contact
     assert budgets.asked[0][0].model_id == model_scope_id("")
+    # The answer named a newer index than the one here, which decides nothing any more.
+    assert wallet.try_hold(caller_of(kit), 10, uuid4()) is None
 
 
 async def test_a_priority_has_its_own_lease_where_reserves_are_kept_and_may_use_lower_ones(
@@ -104,7 +117,8 @@ async def test_a_priority_has_its_own_lease_where_reserves_are_kept_and_may_use_
     for lease in wallet.leases():
         lease.retired = lease.key[6] == "batch"
     # What was reserved for customers is not for batches.
-    assert wallet.try_hold(batch, 10, uuid4()) is None
+    for lower in (batch, caller_of(kit, "normal"), caller_of(kit)):
+        assert wallet.try_hold(lower, 10, uuid4()) is None
 
 
 async def test_recalled_money_goes_back_with_the_next_heartbeat_and_holds_stay(
@@ -185,6 +199,7 @@ async def test_a_hold_grows_in_its_lease_and_moves_to_another_when_its_own_is_to
     budgets = kit.Budgets(100_000)
     wallet = wallet_on(budgets, clock)
     hold = await wallet.hold(caller_of(kit), 600, uuid4())
+    clock.now += 1.0
     grown = wallet.extend(hold, 900)
     assert grown is not None
     assert (grown.amount, grown.lease_id) == (900, hold.lease_id)
@@ -193,7 +208,7 @@ async def test_a_hold_grows_in_its_lease_and_moves_to_another_when_its_own_is_to
     wallet.finish(other, "released", 0)
     moved = wallet.extend(grown, 5_000)
     assert moved is not None
-    assert (moved.amount, moved.lease_id) == (5_000, other.lease_id)
+    assert (moved.amount, moved.lease_id, moved.taken_at) == (5_000, other.lease_id, hold.taken_at)
     assert sum(lease.balance.held for lease in wallet.leases()) == 5_000
     wallet.finish(moved, "settled", 4_000)
     wallet.finish(hold, "unknown", 0)
@@ -206,12 +221,20 @@ async def test_widening_gets_money_here_that_the_hold_can_grow_into(kit: SimpleN
     wallet = wallet_on(budgets, clock)
     hold = await wallet.hold(caller_of(kit), 900, uuid4())
     await wallet.widen(hold, 4_000)
+    assert budgets.calls == ["grant", "renew"]
+    assert sum(lease.balance.held for lease in wallet.leases()) == 900
     grown = wallet.extend(hold, 4_000)
     assert grown is not None
     assert grown.amount == 4_000
     with pytest.raises(BudgetExceeded):
         await wallet.widen(grown, 200_000)
     assert wallet.extend(grown, 4_000) == grown
+    wallet.forget(kit.organisation)
+    await wallet.widen(grown, 6_000)
+    assert sum(lease.balance.held for lease in wallet.leases()) == 4_000, "what was kept for it is free"
+    moved = wallet.extend(grown, 6_000)
+    assert moved is not None
+    assert moved.lease_id != grown.lease_id, "a lease that takes no holds takes no more of one either"
 
 
 async def test_many_chains_at_once_read_the_index_once(kit: SimpleNamespace, clock: Any) -> None:
