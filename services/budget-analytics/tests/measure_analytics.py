@@ -150,21 +150,31 @@ async def ask(url: str, organisation: UUID, first: datetime, days: int) -> dict[
         "series_by_day_ms": await timed(
             lambda: analytics.series(organisation, month, step="day", time_zone="UTC", grain=Grain.DAY)
         ),
-        "series_by_day_in_istanbul_ms": await timed(
-            lambda: analytics.series(
-                organisation, month, step="day", time_zone="Europe/Istanbul", grain=Grain.HOUR
+        **{
+            f"series_by_day_in_{zone.partition('/')[2].lower()}_ms": await timed(
+                lambda zone=zone: analytics.series(
+                    organisation, month, step="day", time_zone=zone, grain=Grain.HOUR
+                )
             )
-        ),
+            for zone in ("Europe/Istanbul", "Pacific/Auckland")
+        },
         "series_by_hour_of_a_day_ms": await timed(
             lambda: analytics.series(
                 organisation, Question(day, ("model",)), step="hour", time_zone="UTC", grain=Grain.HOUR
             )
         ),
-        "series_by_minute_of_a_day_ms": await timed(
-            lambda: analytics.series(
-                organisation, Question(day, ()), step="minute", time_zone="UTC", grain=Grain.MINUTE
+        **{
+            f"series_by_minute_of_a_day{name}_ms": await timed(
+                lambda percentiles=percentiles: analytics.series(
+                    organisation,
+                    Question(day, (), percentiles=percentiles),
+                    step="minute",
+                    time_zone="UTC",
+                    grain=Grain.MINUTE,
+                )
             )
-        ),
+            for name, percentiles in (("", True), ("_without_percentiles", False))
+        },
         "usage_page_of_50_ms": await timed(
             lambda: analytics.usage(organisation, Slice(50), UsageFilters(filters=month.filters, span=day))
         ),

@@ -1,8 +1,10 @@
 """Rollups tell what the rows tell, through the HTTP interface, on real PostgreSQL."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -92,6 +94,42 @@ async def test_a_series_follows_the_calendar_of_the_time_zone(bench: Bench, admi
     assert [item["figures"]["attempts"] for item in hours["items"]] == [1, 1]
     minutes = await admin("GET", f"/analytics/timeseries?{around()}&step=minute")
     assert [item["starts_at"][11:16] for item in minutes["items"]] == ["12:00", "22:30"]
+
+
+async def test_days_of_any_zone_have_the_figures_of_their_own_hours_and_no_others(
+    bench: Bench, admin: Caller
+) -> None:
+    models = ("slow", "quick", "rare")
+    past = range(-30, 30, 3)
+    told = [{"cost": at + 31, "model": models[at % 7 % 3], "latency_ms": 100 * (at + 31)} for at in past]
+    moments = [NOON + timedelta(hours=at) for at in past]
+    await bench.record(*(attempt(bench, moment, **each) for moment, each in zip(moments, told, strict=True)))
+    for zone in ("America/New_York", "Asia/Kolkata", "Pacific/Auckland"):
+        since, until = (NOON + timedelta(days=days) for days in (-3, 3))
+        query = f"timeseries?from={day(since)}&to={day(until)}&tz={zone}&group_by=model"
+        by_day = (await admin("GET", f"/analytics/{query}&step=day"))["items"]
+        hours_of: dict[tuple[str, str], list[Any]] = {}
+        for item in (await admin("GET", f"/analytics/{query}&step=hour"))["items"]:
+            local = datetime.fromisoformat(item["starts_at"]).astimezone(ZoneInfo(zone))
+            hours_of.setdefault((day(local), item["key"]["model"]), []).append(item["figures"])
+        assert len(by_day) == len(hours_of)
+        for item in by_day:
+            local = datetime.fromisoformat(item["starts_at"]).astimezone(ZoneInfo(zone))
+            hours_there = hours_of[day(local), item["key"]["model"]]
+            assert item["figures"]["attempts"] == sum(each["attempts"] for each in hours_there)
+            slowest = max(each["latency_ms"]["p99"] for each in hours_there)
+            assert item["figures"]["latency_ms"]["p99"] == slowest
+        plain = (await admin("GET", f"/analytics/{query}&step=day&percentiles=false&top=1"))["items"]
+        assert {item["figures"]["latency_ms"]["p50"] for item in plain} == {None}
+        spent: Counter[str] = Counter()
+        for item in by_day:
+            spent[item["key"]["model"]] += item["figures"]["cost"]["nano_usd"]
+        assert {item["key"]["model"] for item in plain} == {spent.most_common(1)[0][0]}
+        best = await admin("GET", f"/analytics/{query}&step=day&top=1")
+        assert [item["figures"]["cost"] for item in best["items"]] == [
+            item["figures"]["cost"] for item in plain
+        ]
+        assert best["items"][0]["figures"]["latency_ms"]["p50"] is not None
 
 
 async def test_a_span_to_the_minute_counts_to_the_minute(bench: Bench, admin: Caller) -> None:

@@ -36,11 +36,12 @@ class Question:
     span: Span
     group_by: tuple[Dimension, ...]
     filters: Filters = Filters()
+    percentiles: bool = True
 
 
 @dataclass(slots=True)
 class Figures:
-    """Sums of one group. `latency` and `first_token` are counts per histogram bucket."""
+    """Sums of one group. `latency` and `first_token` count per histogram bucket; empty unless asked for."""
 
     attempts: int = 0
     unknown_attempts: int = 0
@@ -68,6 +69,13 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.latency.update(other.latency)
         self.first_token.update(other.first_token)
+
+    def take(self, other: "Figures") -> None:
+        """What was counted in both of them is counted no more."""
+        for name in SUMS:
+            setattr(self, name, getattr(self, name) - getattr(other, name))
+        self.latency.subtract(other.latency)
+        self.first_token.subtract(other.first_token)
 
     def rank(self, sort: Sort) -> int:
         if sort == "tokens":
@@ -117,9 +125,19 @@ class Analytics(Protocol):
         """Per group, of a span on borders that are kept."""
 
     async def series(
-        self, organisation_id: UUID, question: Question, *, step: Step, time_zone: str, grain: Grain
+        self,
+        organisation_id: UUID,
+        question: Question,
+        *,
+        step: Step,
+        time_zone: str,
+        grain: Grain,
+        top: int | None = None,
     ) -> dict[tuple[datetime, Key], Figures]:
-        """Per step of the time zone's calendar and group."""
+        """Per step of the time zone's calendar and group; of the `top` groups by cost when it is given.
+
+        `grain` is the finest rollup that is kept for the whole span.
+        """
 
     async def errors(self, organisation_id: UUID, question: Question) -> Sequence[ErrorCount]:
         """Failures by code and status, in whole hours."""

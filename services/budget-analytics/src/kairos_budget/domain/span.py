@@ -1,5 +1,6 @@
 """Spans of time and the rollups that answer for them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -66,6 +67,14 @@ def floor(moment: datetime, grain: Grain) -> datetime:
 def ceiling(moment: datetime, grain: Grain) -> datetime:
     start = floor(moment, grain)
     return start if start == moment else start + _STEPS[grain]
+
+
+def starts_in(span: Span, grain: Grain) -> Iterator[datetime]:
+    """When each row of this grain starts, of a span on its borders."""
+    moment = span.starts_at
+    while moment < span.ends_at:
+        yield moment
+        moment += _STEPS[grain]
 
 
 def kept_grain(moment: datetime, kept: Kept) -> Grain:

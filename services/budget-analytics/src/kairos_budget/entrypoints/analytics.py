@@ -159,6 +159,7 @@ def filters(
 
 
 Filtered = Annotated[Filters, Depends(filters)]
+Percents = Annotated[bool, Query(description="Without them the answer takes a fraction of the time.")]
 GroupBy = Annotated[list[Dimension], Query(description="Repeat it to group by several.", max_length=4)]
 
 router = APIRouter(prefix="/analytics", tags=["analytics"], dependencies=[requires(Permission.SPEND_READ)])
@@ -197,17 +198,20 @@ async def models(
     top_n: Annotated[int, Query(alias="top", ge=1, le=200)] = 20,
     sort: Annotated[Sort, Query()] = "cost",
     compare: Annotated[Literal["previous"] | None, Query()] = None,
+    percentiles: Percents = True,
 ) -> ModelsOut:
     """Sums and percentiles per group; with `compare=previous` also those of the span just before."""
     groups = tuple(dict.fromkeys(group_by))
     asked = span_of(since, until, zone_of(tz), days=DEFAULT_DAYS)
     kept = cases.analytics.kept(await cases.analytics.now())
     span = widened(asked, kept)
-    found = await cases.analytics.totals(organisation_id, Question(span, groups, filtered))
+    found = await cases.analytics.totals(organisation_id, Question(span, groups, filtered, percentiles))
     before = None
     if compare is not None:
         earlier = widened(asked.before(), kept)
-        before = await cases.analytics.totals(organisation_id, Question(earlier, groups, filtered))
+        before = await cases.analytics.totals(
+            organisation_id, Question(earlier, groups, filtered, percentiles)
+        )
     ranked, rest = top(found, top_n, sort)
     return ModelsOut(
         range=_range(span, tz),
@@ -252,23 +256,21 @@ async def timeseries(
     step: Annotated[Step, Query()] = "day",
     group_by: GroupBy = [],  # noqa: B006 - FastAPI copies it
     top_n: Annotated[int, Query(alias="top", ge=1, le=50)] = 10,
+    percentiles: Percents = True,
 ) -> TimeseriesOut:
     """Figures per step of the time zone's calendar, of the `top` groups by cost."""
     groups = tuple(dict.fromkeys(group_by))
     asked = span_of(since, until, zone_of(tz), days=DEFAULT_DAYS)
     kept = cases.analytics.kept(await cases.analytics.now())
     span, grain = _series_span(asked, step, tz, kept)
-    question = Question(span, groups, filtered)
-    found = await cases.analytics.series(organisation_id, question, step=step, time_zone=tz, grain=grain)
-    sums: dict[Key, Figures] = {}
-    for (_, key), figures in found.items():
-        sums.setdefault(key, Figures()).cost_nano += figures.cost_nano
-    largest = {key for key, _ in top(sums, top_n, "cost")[0]}
+    question = Question(span, groups, filtered, percentiles)
+    found = await cases.analytics.series(
+        organisation_id, question, step=step, time_zone=tz, grain=grain, top=top_n
+    )
     ordered = sorted(found.items(), key=lambda item: (item[0][0], tuple(map(str, item[0][1]))))
     points = [
         PointOut(starts_at=starts_at, key=_named(groups, key), figures=FiguresOut.of(figures))
         for (starts_at, key), figures in ordered
-        if key in largest
     ]
     return TimeseriesOut(range=_range(span, tz), step=step, items=points)
 
