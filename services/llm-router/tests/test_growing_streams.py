@@ -1,7 +1,7 @@
 """Streams that begin with part of their worst case: the hold stays ahead, or the stream ends."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kairos_router.application.ports import ProviderCall
-from kairos_router.domain.ask import hold_on
+from kairos_router.domain.ask import hold_on, tokens_in
 from kairos_router.domain.pricing import Usage, cost
 from kairos_router.domain.replay import Assembly
-from kairos_router.domain.stream_hold import LEADS_AHEAD, Plan
+from kairos_router.domain.stream_hold import LEADS_AHEAD, Plan, opening_hold, plan_of
 
 LEAD, CHUNK, MOST = 10, 100, 4_000
 
@@ -56,18 +56,30 @@ class Writing:
         self.closed = True
 
 
+class AtOnce(Writing):
+    """The whole answer with its end and its usage in one piece."""
+
+    async def next(self) -> bytes:
+        if self.finished:
+            return b""
+        self.read = len(self.text)
+        self.usage, self.finished = Usage(5, len(self.text)), True
+        return piece_of(self.text) + b"data: [DONE]\n\n"
+
+
 @dataclass
 class Writer:
     """A provider of such answers."""
 
     size: int
     step: int = LEAD
+    kind: type[Writing] = Writing
     calls: list[ProviderCall] = field(default_factory=list)
     streams: list[Writing] = field(default_factory=list)
 
     async def open_stream(self, call: ProviderCall) -> Writing:
         self.calls.append(call)
-        self.streams.append(Writing("x" * self.size, self.step))
+        self.streams.append(self.kind("x" * self.size, self.step))
         return self.streams[-1]
 
 
@@ -128,6 +140,7 @@ async def test_a_stream_ends_cleanly_where_its_hold_can_not_stay_ahead(kit: Simp
     assert cost(price, Usage(5, stream.generated)) <= ended.attempt.hold.amount <= 400_000
     assert 0 < ended.settlement.cost <= ended.attempt.hold.amount
     assert ended.settlement.usage.estimated
+    assert ended.settlement.usage.output_tokens == tokens_in(stream.read) + LEAD, "seen, and not yet seen"
     assert ended.settlement.outcome == "settled"
     assert bench.free() == [0]
     assert await streaming.next() == b""
@@ -142,6 +155,29 @@ async def test_a_cut_stream_tells_its_usage_to_who_asked_for_it(kit: SimpleNames
     (ended,) = bench.journal.ended
     assert documents[-1]["choices"] == []
     assert documents[-1]["usage"]["completion_tokens"] == ended.settlement.usage.output_tokens
+
+
+async def test_an_answer_that_has_ended_is_not_cut_whatever_its_hold(kit: SimpleNamespace) -> None:
+    ask = ask_of(kit)
+    writer = Writer(300, kind=AtOnce)
+    deployment = kit.deployment(stream_lead_tokens=LEAD, stream_chunk_tokens=CHUNK)
+    opening = opening_hold(ask, deployment, MOST)
+    bench = bench_of(kit, writer, opening)
+    answer = await read(await bench.open(ask))
+    assert answer.endswith(b"data: [DONE]\n\n")
+    assert b"kairos" not in answer
+    (ended,) = bench.journal.ended
+    assert ended.settlement.cost == 5 * 100 + 300 * 400 > ended.attempt.hold.amount
+
+
+def test_a_stream_grows_in_parts_that_leave_time_to_ask_for_the_next(kit: SimpleNamespace) -> None:
+    deployment = kit.deployment(stream_lead_tokens=50, stream_chunk_tokens=10)
+    plan = plan_of(kit.ask(stream=True), deployment, 4_000)
+    assert plan == Plan(4_000, 400, 50), "a smaller part would be cut before the first growth"
+    assert [plan.low(covered, 0) for covered in (299, 300)] == [True, False]
+    assert not plan.low(4_000, 4_000)
+    for ask in (kit.ask(), kit.ask(stream=True, n=2), replace(kit.ask(stream=True), operation="responses")):
+        assert plan_of(ask, deployment, 4_000) is None
 
 
 @pytest.mark.parametrize("more", [{"stream_lead_tokens": None}, {"stream_chunk_tokens": None}])

@@ -503,7 +503,11 @@ class Wire:
 
 async def test_each_wait_has_a_limit_of_its_own() -> None:
     wire = Wire(Patience(connect=1, first_byte=2, idle=5))
-    connection, left = wire.connection, lambda: wire.connection.deadline - wire.now
+    connection = wire.connection
+
+    def left() -> float:
+        return connection.deadline - wire.now
+
     connection.send(b"", 30)
     assert left() == 30
     wire.now += 7
@@ -728,19 +732,22 @@ async def test_the_connection_used_last_is_used_next_and_few_are_kept(
 
 
 @pytest.mark.parametrize(
-    "pieces",
+    ("pieces", "told"),
     [
-        [b"HTTP/1.1 200 OK\r\nx: ", *[b"y" * 1_000] * 80],
-        [b"HTTP/1.1 100 Continue\r\n\r\n" * 100] * 40,
-        [b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 300 + b"\r\n"],
-        [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
+        ([b"HTTP/1.1 200 OK\r\nx: ", *[b"y" * 1_000] * 80], "a head without an end"),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n" * 100] * 40, "a head without an end"),
+        ([b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 300 + b"\r\n"], "too many headers"),
+        (
+            [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
+            "the provider wants another protocol",
+        ),
     ],
     ids=["endless-header", "endless-100", "headers", "upgrade"],
 )
-async def test_a_head_beyond_its_limits_is_broken_at_once(pieces: list[bytes]) -> None:
+async def test_a_head_beyond_its_limits_is_broken_at_once(pieces: list[bytes], told: str) -> None:
     async with Server(says(*pieces)) as server:
         own = Own(server.port)
-        with pytest.raises(HttpBroken):
+        with pytest.raises(HttpBroken, match=told):
             await own.ask()
         own.client.close()
 
