@@ -463,7 +463,7 @@ def service_of(
 ) -> Callable[..., contextlib.AbstractAsyncContextManager[Service]]:
     """Start a service: `async with service_of(limit=…, settings…) as service`.
 
-    `patience` is how many seconds it waits for a provider.
+    `patience` is how many seconds it waits for a provider; not `ready`: it has not read its database yet.
     """
     from kairos_router.bootstrap import Router, build_app
     from kairos_router.settings import Settings
@@ -472,7 +472,12 @@ def service_of(
 
     @contextlib.asynccontextmanager
     async def start(
-        *, limit: int | None = None, budgets: Any = None, patience: float = 10.0, **more: Any
+        *,
+        limit: int | None = None,
+        budgets: Any = None,
+        patience: float = 10.0,
+        ready: bool = True,
+        **more: Any,
     ) -> AsyncIterator[Service]:
         with FakeProvider() as first, FakeProvider() as second:
             file = tmp_path / "kairos.toml"
@@ -493,16 +498,19 @@ def service_of(
             keys, authority = Keys(), budgets or MemoryBudgets(limit)
             router = Router(Settings(**(values | more)), authenticator=keys, budgets=authority)
             async with serving(build_app(router)) as url:
-                await until(lambda: _healthy(router))
+                await until(lambda: _healthy(router, ready=ready))
                 async with watching(broker_url) as events:
                     yield Service(router, url, keys, authority, first, second, events)
 
     return start
 
 
-async def _healthy(router: Any) -> bool:
+async def _healthy(router: Any, *, ready: bool) -> bool:
     try:
         await router.bus.check()
+        if ready:
+            await router.catalogue.check()
+            await router.quotas.check()
     except Exception:  # noqa: BLE001 - whatever is not ready yet, the answer is: not yet
         return False
     return True

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from kairos_persistence import Database
+from kairos_persistence import Database, create_engine
 from kairos_persistence.schema import enable_tenant_scope
 from kairos_telemetry import metrics
+from kairos_testkit.ports import free_port
 
 pytestmark = pytest.mark.servers
 
@@ -110,6 +111,19 @@ async def test_a_background_task_keeps_the_days_coming(database: Database, owner
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_it_waits_for_a_database_that_is_away() -> None:
+    engine = create_engine(f"postgresql://nobody@127.0.0.1:{free_port()}/none", application_name="early")
+    early = Database(engine, service="early")
+    task = asyncio.create_task(early.keep_partitions(every_s=0.01))
+    name, labels = "kairos_database_unavailable_total", {"service": "early"}
+    async with asyncio.timeout(60):
+        while (metrics.REGISTRY.get_sample_value(name, labels) or 0) < 2 and not task.done():
+            await asyncio.wait([task], timeout=0.02)
+    assert not task.done()
+    task.cancel()
+    await early.dispose()
 
 
 def test_the_pool_is_measured(database: Database) -> None:

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -49,7 +49,8 @@ from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.guard_address import Reach
 from kairos_router.application.hold_money import LeasePolicy, Wallet
 from kairos_router.application.limit_requests import Quotas
-from kairos_router.application.ports import Budgets, Provider
+from kairos_router.application.ports import Budgets, CatalogueUnknown, Provider
+from kairos_router.application.quota_ports import QuotasUnknown
 from kairos_router.application.stream_chat import StreamChat
 from kairos_router.domain.ask import Ask, Caller
 from kairos_router.domain.catalogue import ModelNotFound
@@ -91,7 +92,7 @@ SERVICE = "llm-router"
 VERSION = "0.1.0"
 DECISIONS_WAITING = 1_000
 PURGE_EVERY_S = 600.0
-READ_LIMITS_EVERY_S = 30.0
+AWAY_PAUSE_S = 0.5
 # Where servers are whose addresses name no port.
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "amqp": 5672, "amqps": 5671, "redis": 6379}
 
@@ -169,7 +170,8 @@ class Router:
         self.upkeep = Background()
         consumers.register(self.bus, self.store, self.wallet, self.authenticator)
         catalogue_events.follow(self.bus, self.catalogue, self.circuits, self.holder)
-        consumers.follow(self.bus, self.quotas, self.cache_policies)
+        self.limits_stale = asyncio.Event()
+        consumers.follow(self.bus, self.quotas, self.cache_policies, self.limits_stale.set)
 
     def _limits(self, redis_url: str) -> None:
         """Quotas, and the answers that are kept."""
@@ -235,7 +237,7 @@ class Router:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         start = self.upkeep.start
-        start("bus", self.bus.start)
+        start("bus", self._join)
         start("outbox-relay", OutboxRelay(self.database, self.bus).run)
         start("catalogue", self.catalogue.keep)
         start("circuits", self.circuit_events.run)
@@ -278,16 +280,32 @@ class Router:
         await self.kept_answers.close()
         await self.database.dispose()
 
+    async def _join(self) -> None:
+        """What was changed between the first reading and the first event that can come is read now."""
+        await self.bus.start()
+        self.limits_stale.set()
+        self.catalogue.changed()
+
     async def _read_limits_forever(self) -> None:
         """Quotas and cache policies: once at the start, and again for changes whose event was lost."""
         while True:
-            await self.quotas.read()
-            await self.cache_policies.read()
-            await asyncio.sleep(READ_LIMITS_EVERY_S)
+            self.limits_stale.clear()
+            try:
+                await self.quotas.read()
+                await self.cache_policies.read()
+            except (DatabaseUnavailable, QuotasUnknown) as error:
+                if DatabaseUnavailable not in {type(error), type(error.__cause__)}:
+                    raise
+                await asyncio.sleep(AWAY_PAUSE_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.limits_poll_s):
+                    await self.limits_stale.wait()
 
     async def _purge_forever(self) -> None:
         while True:
-            await self.store.purge(self.settings.keep_completions_days)
+            with suppress(DatabaseUnavailable):
+                await self.store.purge(self.settings.keep_completions_days)
             await asyncio.sleep(PURGE_EVERY_S)
 
     async def audit_denial(
@@ -327,14 +345,17 @@ def build_app(router: Router) -> FrontDoor:
         lifespan=router.lifespan,
         authenticator=router.authenticator,
         checks=[
-            # /v1 needs neither of these two: a router without them is degraded and stays in service.
+            # /v1 needs neither of the servers: a router without them is degraded and stays in service.
             HealthCheck("postgres", router.database.ping, required=False),
+            # These are missing only until PostgreSQL has been read once; nobody is served before.
+            HealthCheck("catalogue", router.catalogue.check),
+            HealthCheck("quotas", router.quotas.check),
             HealthCheck("rabbitmq", router.bus.check, required=False),
             HealthCheck("work", router.work.check, required=False),
             HealthCheck("upkeep", router.upkeep.check, required=False),
         ],
         audit_denial=router.audit_denial,
-        unavailable=(DatabaseUnavailable, PublishFailed),
+        unavailable=(DatabaseUnavailable, PublishFailed, CatalogueUnknown),
         rate_limiter=router.rate_limiter,
         max_body=router.settings.max_body,
     )

@@ -18,6 +18,7 @@ DEADLINE_S = 30.0
 """Longest a unit of work may take; long work never sits in a transaction."""
 NOTIFY_EVERY_S = 0.1
 """Commits that notify queue behind one another across the whole server, so each process hints seldom."""
+AWAY_PAUSE_S = 5.0
 
 _SCOPE = text(
     "SELECT set_config('kairos.organisation_id', :organisation, true),"
@@ -71,9 +72,14 @@ class Database:
             return int(answer.scalar_one())
 
     async def keep_partitions(self, *, every_s: float = 3_600.0) -> None:
-        """Run `ensure_partitions` now and again until cancelled; raises DatabaseUnavailable."""
+        """Run `ensure_partitions` now and again until cancelled. It waits for a database that is away."""
         while True:
-            changed = await self.ensure_partitions()
+            try:
+                changed = await self.ensure_partitions()
+            except DatabaseUnavailable as error:
+                _log.warning("partitions_wait_for_database", error=str(error))
+                await asyncio.sleep(min(every_s, AWAY_PAUSE_S))
+                continue
             if changed:
                 _log.info("partitions_changed", changed=changed)
             await asyncio.sleep(every_s)

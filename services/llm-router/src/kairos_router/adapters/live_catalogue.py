@@ -10,6 +10,7 @@ from kairos_router.adapters.assembly import Assembled, assemble
 from kairos_router.adapters.postgres_catalogue import PostgresCatalogue
 from kairos_router.adapters.toml_catalogue import FileCatalogue
 from kairos_router.application.catalogue_store import Stored, Surroundings
+from kairos_router.application.ports import CatalogueUnknown
 from kairos_router.application.price_book import Book, Named, PriceBook, vendored_book
 from kairos_router.domain.catalogue import Catalogue
 from kairos_telemetry import get_logger
@@ -33,7 +34,7 @@ def book_of(stored: Stored) -> PriceBook:
 
 
 class LiveCatalogue:
-    """See CatalogueSource. Until the database has been read, the file's shared catalogue serves.
+    """See CatalogueSource. Until the database has been read, only the file's shared catalogue is known.
 
     A change is followed when its event comes; the digest is polled every `poll` seconds, in case it is lost.
     """
@@ -56,12 +57,19 @@ class LiveCatalogue:
         self._digest = ""
         self.book = file.book(self._vendored)
         self._assembled = assemble(file.entries, self.book, surroundings)
-        self._own: Mapping[UUID, Catalogue] = self._assembled.own
+        self._own: Mapping[UUID, Catalogue] | None = None
 
     def current(self, organisation_id: UUID | None = None) -> Catalogue:
-        if organisation_id is not None and self._own:
+        if organisation_id is not None:
+            if self._own is None:
+                raise CatalogueUnknown(CatalogueUnknown.__doc__)
             return self._own.get(organisation_id) or self._assembled.shared
         return self._assembled.shared
+
+    async def check(self) -> None:
+        """Health probe: raises CatalogueUnknown before the first read."""
+        if self._own is None:
+            raise CatalogueUnknown(CatalogueUnknown.__doc__)
 
     @property
     def vendored(self) -> Book:

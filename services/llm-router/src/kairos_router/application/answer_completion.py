@@ -18,7 +18,7 @@ from kairos_router.application.choose_deployment import NoneAvailable
 from kairos_router.application.complete_chat import CompleteChat
 from kairos_router.application.explain_failure import Explanation, explain
 from kairos_router.application.limit_requests import Quotas
-from kairos_router.application.ports import BudgetUnavailable, Journal, ProviderReply
+from kairos_router.application.ports import BudgetUnavailable, CatalogueUnknown, Journal, ProviderReply
 from kairos_router.application.quota_ports import QuotaExceeded, QuotasUnknown
 from kairos_router.application.record_decision import decision_of
 from kairos_router.application.usage import usage_event
@@ -115,7 +115,8 @@ def _waits(error: Exception) -> float | None:
     """Seconds after which the same completion may go better; None when waiting is no use."""
     if isinstance(error, QuotaExceeded):
         return max(POSTPONE_S, error.retry_after) if error.retry_after >= 0 else None
-    return POSTPONE_S if isinstance(error, BudgetUnavailable | NoneAvailable | QuotasUnknown) else None
+    passing = BudgetUnavailable | CatalogueUnknown | NoneAvailable | QuotasUnknown
+    return POSTPONE_S if isinstance(error, passing) else None
 
 
 class _QueuedJournal:

@@ -124,7 +124,7 @@ class LiveView(Protocol):
     def vendored(self) -> Book: ...
 
     def current(self, organisation_id: UUID | None = None) -> Catalogue:
-        """Without waiting: hot requests call it."""
+        """Without waiting: hot requests call it. Raises CatalogueUnknown."""
         ...
 
     async def follow(self) -> None:

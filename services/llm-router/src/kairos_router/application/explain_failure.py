@@ -6,7 +6,13 @@ from typing import Literal
 
 from kairos_router.application.choose_deployment import NoneAvailable, Refused
 from kairos_router.application.complete_chat import DeadlineExceeded
-from kairos_router.application.ports import BudgetUnavailable, Fault, JournalFull, ProviderFailed
+from kairos_router.application.ports import (
+    BudgetUnavailable,
+    CatalogueUnknown,
+    Fault,
+    JournalFull,
+    ProviderFailed,
+)
 from kairos_router.application.quota_ports import QuotaExceeded, QuotasUnknown
 from kairos_router.domain.ask import InvalidAsk
 from kairos_router.domain.catalogue import ModelNotFound
@@ -94,6 +100,9 @@ _FIXED: dict[type[Exception], Explanation] = {
         "Usage waits to be reported; new requests wait with it",
         retry_after="2",
         later=True,
+    ),
+    CatalogueUnknown: Explanation(
+        503, "catalogue_unavailable", "Models can't be read now", retry_after="1", later=True
     ),
     QuotasUnknown: Explanation(
         503, "quotas_unavailable", "Quotas can't be read now", retry_after="1", later=True

@@ -7,7 +7,7 @@ process uses its share of each limit (limit / processes seen lately) and tells a
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -66,6 +66,8 @@ class Quotas:
         self._ahead: float | None = None
         self._away = False
         self._locks: dict[UUID, asyncio.Lock] = {}
+        # What was read earlier never replaces what was read later.
+        self._reading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- admission ---
@@ -85,7 +87,7 @@ class Quotas:
     async def admit(self, caller: Caller, kind: str) -> Admitted | Unlimited:
         """Raises QuotaExceeded, QuotasUnknown."""
         if self._rules is None:
-            await self.read()
+            await self.read(again=False)
         admitted = self.known(caller, kind)
         if admitted is not None:
             return admitted
@@ -297,13 +299,10 @@ class Quotas:
             if counter.allowance.idle and not counter.slots.used and not counter.slots.held:
                 gone.append(counter.key)
         if len(gone) > MAX_CALLERS // 10:
-            self._drop(gone)
-
-    def _drop(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._counters.pop(key, None)
-        self._sets.clear()
-        self._recent.clear()
+            for key in gone:
+                del self._counters[key]
+            self._sets.clear()
+            self._recent.clear()
 
     async def close(self) -> None:
         """Give everything back."""
@@ -320,25 +319,33 @@ class Quotas:
 
     # --- the rules ---
 
-    async def read(self) -> None:
+    async def check(self) -> None:
+        """Health probe: raises QuotasUnknown before the first read."""
+        if self._rules is None:
+            raise QuotasUnknown(QuotasUnknown.__doc__)
+
+    async def read(self, *, again: bool = True) -> None:
         """Read every quota. Raises QuotasUnknown when they can't be read and never were."""
-        try:
-            self._rules = await self._store.all()
-        except Exception as error:
-            if self._rules is None:
-                raise QuotasUnknown from error
-            raise
+        async with self._reading:
+            try:
+                if again or self._rules is None:
+                    self._rules = await self._store.all()
+            except Exception as error:
+                if self._rules is None:
+                    raise QuotasUnknown from error
+                raise
         self._sets.clear()
         self._recent.clear()
 
     async def changed(self, organisation_id: UUID) -> None:
         """A quota of the organisation was changed: read its quotas anew."""
-        found = await self._store.of(organisation_id)
-        if self._rules is None:
-            return
-        self._rules = {**self._rules, organisation_id: found}
-        if not found:
-            del self._rules[organisation_id]
+        async with self._reading:
+            found = await self._store.of(organisation_id)
+            if self._rules is None:
+                return
+            self._rules = {**self._rules, organisation_id: found}
+            if not found:
+                del self._rules[organisation_id]
         live = {quota.quota_id: quota for quota in found}
         for counter in self._counters.values():
             quota = live.get(counter.quota.quota_id)

@@ -138,9 +138,19 @@ class Provider(Protocol):
     async def close(self) -> None: ...
 
 
+class CatalogueUnknown(Exception):  # noqa: N818 - reads as the fact it states
+    """The catalogue has never been read since the start; nobody is served before it is.
+
+    A name may be an organisation's own, and asking the shared deployment of that name would be wrong.
+    """
+
+
 class CatalogueSource(Protocol):
     def current(self, organisation_id: UUID | None = None) -> Catalogue:
-        """The organisation's own catalogue over the shared one. Without waiting: hot requests call it."""
+        """The organisation's own catalogue over the shared one. Without waiting: hot requests call it.
+
+        Raises CatalogueUnknown, but never for the shared one alone.
+        """
         ...
 
 
