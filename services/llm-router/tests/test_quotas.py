@@ -362,6 +362,29 @@ async def test_a_changed_limit_holds_at_once_and_keeps_what_was_counted(world: W
     assert await admitted(process, 10) == 10
 
 
+async def test_what_was_read_before_a_change_does_not_undo_it(kit: Any) -> None:
+    old, new = quota(limit=5), quota(limit=1)
+    rules, reading, gate = Rules(old), asyncio.Event(), asyncio.Event()
+    process = Quotas(MemoryAuthority(kit.Clock()), rules, "holder")
+
+    async def slowly() -> dict[UUID, tuple[Quota, ...]]:
+        found = {ORGANISATION: rules.quotas}
+        reading.set()
+        await gate.wait()
+        return found
+
+    rules.all = slowly  # type: ignore[method-assign] # a database that takes its time
+    under_way = asyncio.ensure_future(process.read())
+    await reading.wait()
+    rules.quotas = (new,)
+    change = asyncio.ensure_future(process.changed(ORGANISATION))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(under_way, change)
+
+    assert await admitted(process, 10) == 1
+
+
 async def test_before_the_quotas_are_known_nobody_is_admitted(kit: Any) -> None:
     rules = Rules()
     rules.away = True

@@ -43,7 +43,9 @@ class Settings(ServiceSettings):
     # Link-local addresses, clouds' metadata and the suite's own servers never are.
     provider_networks: tuple[IPvAnyNetwork, ...] = ()
     private_providers: bool = False
+    # Changes are followed by their events; these find the ones whose event was lost.
     catalogue_poll_s: float = Field(5.0, gt=0)
+    limits_poll_s: float = Field(30.0, gt=0)
 
 
 def environment() -> Mapping[str, str]:

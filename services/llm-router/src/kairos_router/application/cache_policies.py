@@ -1,5 +1,6 @@
 """The cache policies of all organisations, in memory: a hot request asks them without waiting."""
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -13,6 +14,8 @@ class CachePolicies:
     def __init__(self, store: PolicyStore) -> None:
         self._store = store
         self._policies: dict[UUID, dict[str, CachePolicy]] = {}
+        # What was read earlier never replaces what was read later.
+        self._reading = asyncio.Lock()
 
     def of(self, organisation_id: UUID, model: str) -> CachePolicy | None:
         """The policy of a route or model when the cache is on for it."""
@@ -28,11 +31,13 @@ class CachePolicies:
         return default.generation if default is not None else 0
 
     async def read(self) -> None:
-        found = await self._store.all()
-        self._policies = {organisation_id: _by_route(each) for organisation_id, each in found.items()}
+        async with self._reading:
+            found = await self._store.all()
+            self._policies = {organisation_id: _by_route(each) for organisation_id, each in found.items()}
 
     async def changed(self, organisation_id: UUID) -> None:
-        self._policies[organisation_id] = _by_route(await self._store.of(organisation_id))
+        async with self._reading:
+            self._policies[organisation_id] = _by_route(await self._store.of(organisation_id))
 
 
 def _by_route(policies: Sequence[CachePolicy]) -> dict[str, CachePolicy]:

@@ -1,5 +1,6 @@
 """Messages the router reads."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -23,16 +24,24 @@ class Follows(Protocol):
     async def changed(self, organisation_id: UUID) -> None: ...
 
 
-def follow(bus: Bus, quotas: Follows, cache: Follows) -> None:
-    """Quotas and the cache's policies, which any router may have changed."""
+def follow(bus: Bus, quotas: Follows, cache: Follows, stale: Callable[[], None]) -> None:
+    """Quotas and the cache's policies, which any router may have changed.
+
+    `stale` has everything read anew: a change was missed, or could not be followed.
+    """
 
     async def change(delivery: Delivery[Any]) -> None:
         organisation_id = delivery.envelope.organisation_id
         if organisation_id is not None:
             follower = quotas if isinstance(delivery.message, QuotaChangedV1) else cache
-            await follower.changed(organisation_id)
+            try:
+                await follower.changed(organisation_id)
+            except Exception:
+                stale()
+                raise
 
     bus.on_replica([QuotaChangedV1, CacheTtlChangedV1], change)
+    bus.on_gap(stale)
 
 
 def register(bus: Bus, store: CompletionStore, wallet: Wallet, authenticator: RemoteAuthenticator) -> None:
