@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from kairos_sdk import save
+from kairos_sdk import profile, save
 from kairos_sdk.commands.app import app
 from kairos_sdk.commands.output import Exit
 
@@ -71,10 +71,10 @@ def door() -> Iterator[Door]:
 
 @pytest.fixture
 def run(door: Door, tmp_path: Path) -> Any:
-    profile = save(door.url, "kairos_live_x", tmp_path / "connection.json")
+    remembered = save(door.url, "kairos_live_x", tmp_path / "connection.json")
 
     def invoke(*arguments: str, text: str | None = None) -> Any:
-        return CliRunner().invoke(app, list(arguments), env={"KAIROS_PROFILE": str(profile)}, input=text)
+        return CliRunner().invoke(app, list(arguments), env={"KAIROS_PROFILE": str(remembered)}, input=text)
 
     return invoke
 
@@ -123,6 +123,39 @@ def test_a_budget_is_set_in_nano_usd(door: Door, run: Any) -> None:
         "limit_nano_usd": 250_000_000,
         "period": "month",
     }
+
+
+def test_one_thing_is_printed_in_words_and_usd(door: Door, run: Any) -> None:
+    made = BUDGET | {"model": None, "active": True, "thresholds": [50, 80], "reserves": {"normal": 5}}
+    door.answers["GET", "/api/budget-analytics/budgets"] = (200, {"items": [], "next_cursor": None})
+    door.answers["POST", "/api/budget-analytics/budgets"] = (201, made)
+    shown = {
+        line.partition(" ")[0]: line.partition(" ")[2].strip()
+        for line in run("budgets", "set", "bot", "7", "10").stdout.splitlines()
+    }
+    assert shown["limit"] == f"{BUDGET['limit']['usd']} USD"
+    assert shown["current.available"] == "9.9999875 USD"
+    assert (shown["model"], shown["active"], shown["thresholds"]) == ("-", "yes", "50, 80")
+    assert shown["reserves.normal"] == "5"
+    assert json.loads(run("budgets", "set", "bot", "7", "10", "--json").stdout) == made
+
+
+def test_what_can_not_be_asked_like_that_is_wrong_usage(door: Door, run: Any) -> None:
+    problem = {"title": "The request is not valid", "code": "invalid_request"}
+    door.answers["GET", "/api/bot-worker/bots/x"] = (422, problem)
+    assert run("bots", "show", "x").exit_code == Exit.USAGE
+    assert run("bots", "create", "b", "--telegram-token-file", "nowhere").exit_code == Exit.USAGE
+
+
+def test_a_key_that_is_refused_is_not_remembered(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered = tmp_path / "connection.json"
+    monkeypatch.setattr(profile, "USER", remembered)
+    door.answers["GET", "/v1/models"] = (401, {"error": {"code": "invalid_api_key", "message": "no"}})
+    refused = CliRunner().invoke(app, ["login", door.url, "--key", "kairos_live_x"])
+    assert refused.exit_code == Exit.DENIED
+    assert not remembered.exists()
 
 
 def test_setting_a_budget_that_is_there_changes_its_limit(door: Door, run: Any) -> None:

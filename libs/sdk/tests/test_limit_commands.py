@@ -120,7 +120,13 @@ def test_a_ttl_keeps_what_the_policy_said_besides(door: Door, run: Any) -> None:
 
 
 def test_a_purge_is_of_one_route_or_of_everything(door: Door, run: Any) -> None:
-    assert run("cache", "purge", "default").exit_code == Exit.OK
+    door.answers["GET", "/v1/models"] = {"data": [{"id": "default"}]}
+    done = run("cache", "purge", "default")
+    assert done.exit_code == Exit.OK
+    assert "kept for default is not served any more" in done.stdout
     assert door.asked[-1] == ("POST", "/api/llm-router/cache/purge", {"route": "default"})
     assert run("cache", "purge").exit_code == Exit.OK
     assert door.asked[-1][2] == {"route": None}
+    asked = len(door.asked)
+    assert run("cache", "purge", "defualt").exit_code == Exit.FAILED
+    assert all(method == "GET" for method, _, _ in door.asked[asked:])

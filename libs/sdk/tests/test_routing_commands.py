@@ -96,6 +96,8 @@ def test_a_providers_key_comes_from_the_environment_and_is_not_printed(
     assert result.exit_code == 0, result.output
     assert door.asked[0][2] == {"kind": "openai", "api_key": "sk-secret"}
     assert "sk-secret" not in result.output
+    door.answers["PUT", f"{ROUTER}/deployments/mine"] = {"name": "mine", "state": {"priced": False}}
+    assert "Nobody has a price for it" in run("deployments", "set", "mine", str(file)).output
 
 
 def test_an_import_only_shows_until_it_is_told_to_apply(door: Door, run: Any, tmp_path: Path) -> None:

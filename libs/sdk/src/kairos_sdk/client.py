@@ -17,6 +17,7 @@ from kairos_sdk.profile import Profile
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 REPEAT_AFTER = frozenset({429, 503})
 DENIED = frozenset({401, 403})
+WRONG = frozenset({400, 422})
 
 
 class KairosError(Exception):
@@ -30,6 +31,11 @@ class KairosError(Exception):
     @property
     def denied(self) -> bool:
         return self.status in DENIED
+
+    @property
+    def wrong_usage(self) -> bool:
+        """What was asked for can't be asked for like that, however often it is tried."""
+        return self.status in WRONG
 
 
 class Unreachable(Exception):  # noqa: N818 - reads as the fact it states
@@ -61,6 +67,15 @@ def _findings(errors: object) -> list[str]:
     listed = errors if isinstance(errors, list) else []
     found = [each for each in listed if isinstance(each, dict)]
     return [f"{each.get('at', '')}: {each.get('problem', '')}" for each in found]
+
+
+def _document(response: httpx.Response) -> Any:
+    """Raises KairosError when something else than Kairos has answered."""
+    try:
+        return response.json() if response.content else None
+    except ValueError as error:
+        title = "The answer is no JSON; is this the address of Kairos' front door?"
+        raise KairosError(response.status_code, "no_json", title) from error
 
 
 class Client:
@@ -122,7 +137,7 @@ class Client:
             except httpx.TransportError as error:
                 raise Unreachable(f"{self.profile.front_door} does not answer ({error})") from error
             if response.is_success:
-                return response.json() if response.content else None
+                return _document(response)
             if not repeatable or response.status_code not in REPEAT_AFTER or attempt == self._attempts:
                 break
             self._sleep(self._pause(response, attempt))

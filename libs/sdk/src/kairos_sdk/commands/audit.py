@@ -42,7 +42,10 @@ def export(
     """Write the whole log with its proofs to a file."""
     with connected(profile) as client:
         lines = client.text(EXPORT)
-    file.write_text(lines, encoding="utf-8")
+    try:
+        file.write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise fail(f"{file} can't be written: {error.strerror}", code=Exit.USAGE) from error
     typer.echo(f"{lines.count(chr(10))} lines in {file}")
 
 

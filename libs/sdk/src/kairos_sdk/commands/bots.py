@@ -47,7 +47,11 @@ def create_bot(
     system_prompt: Annotated[str, typer.Option("--prompt", help="What the bot is told to be.")] = "",
     telegram_token_file: Annotated[
         Path | None,
-        typer.Option(help="File with the bot's Telegram token; it never stands on a command line."),
+        typer.Option(
+            help="File with the bot's Telegram token; it never stands on a command line.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     profile: ProfileFile = None,
     as_json: Json = False,

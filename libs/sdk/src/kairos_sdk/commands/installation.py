@@ -85,13 +85,15 @@ def login(
     key: Annotated[str, typer.Option("--key", prompt="API key", hide_input=True, envvar="KAIROS_API_KEY")],
 ) -> None:
     """Remember an installation and an API key for this user."""
-    from kairos_sdk.profile import USER, save  # noqa: PLC0415 - keeps `kairos --help` fast
+    from pydantic import SecretStr  # noqa: PLC0415 - keeps `kairos --help` fast
+
+    from kairos_sdk.profile import USER, Profile, save  # noqa: PLC0415 - as above
 
     if not address.startswith(("https://", "http://localhost", "http://127.0.0.1")):
         raise fail("an API key is sent over https only", f"Use https instead of {address}", Exit.USAGE)
-    save(address, key)
-    with connected(USER) as client:
+    with connected(Profile(front_door=address.rstrip("/"), api_key=SecretStr(key))) as client:
         client.get("/v1/models")
+    save(address, key, USER)
     typer.echo(f"logged in to {address}; saved in {USER}")
 
 

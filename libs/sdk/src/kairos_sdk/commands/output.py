@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from kairos_sdk.client import Client
+    from kairos_sdk.profile import Profile
 
 
 class Exit(IntEnum):
@@ -46,13 +47,14 @@ def fail(message: str, hint: str = "", code: Exit = Exit.FAILED) -> typer.Exit:
 
 
 @contextmanager
-def connected(profile: Path | None) -> Iterator["Client"]:
+def connected(profile: "Path | Profile | None") -> Iterator["Client"]:
     """A client of the installation; every failure ends the command with a sentence and an exit code."""
     from kairos_sdk import client as api  # noqa: PLC0415 - keeps `kairos --help` fast
     from kairos_sdk import profile as profiles  # noqa: PLC0415 - as above
 
     try:
-        with api.Client(profiles.load(profile)) as session:
+        known = profile if isinstance(profile, profiles.Profile) else profiles.load(profile)
+        with api.Client(known) as session:
             yield session
     except (profiles.ProfileMissing, profiles.ProfileUnreadable) as error:
         raise fail(str(error), code=Exit.USAGE) from error
@@ -60,7 +62,8 @@ def connected(profile: Path | None) -> Iterator["Client"]:
         raise fail(str(error), "Is it up? `kairos status` tells.", Exit.UNREACHABLE) from error
     except api.KairosError as error:
         trail = f"request {error.request_id}" if error.request_id else ""
-        raise fail(f"{error} [{error.code}]", trail, Exit.DENIED if error.denied else Exit.FAILED) from error
+        code = Exit.DENIED if error.denied else Exit.USAGE if error.wrong_usage else Exit.FAILED
+        raise fail(f"{error} [{error.code}]", trail, code) from error
 
 
 def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bool) -> None:
@@ -87,10 +90,36 @@ def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bo
 
 
 def show_one(row: dict[str, Any], *, as_json: bool) -> None:
+    """Print one thing: a line per field, those of what is inside it as `outer.inner`."""
     if as_json:
         typer.echo(json.dumps(row, indent=2, default=str))
         return
-    width = max(len(key) for key in row) if row else 0
+    lines = dict(_lines(row))
+    width = max(map(len, lines), default=0)
+    for key, value in lines.items():
+        typer.echo(f"{key:<{width}}  {value}".rstrip())
+
+
+def _lines(row: dict[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
     for key, value in row.items():
-        shown = json.dumps(value) if isinstance(value, dict | list) else value
-        typer.echo(f"{key:<{width}}  {shown}")
+        if isinstance(value, dict) and value and not _is_amount(value):
+            yield from _lines(value, f"{outer}{key}.")
+        else:
+            yield f"{outer}{key}", _plain(value)
+
+
+def _is_amount(value: dict[str, Any]) -> bool:
+    return "usd" in value and value.keys() <= {"nano_usd", "usd"}
+
+
+def _plain(value: object) -> str:
+    """A value as people write it. Amounts are in USD."""
+    if isinstance(value, dict) and _is_amount(value):
+        return f"{value['usd']} USD"
+    if isinstance(value, list) and not any(isinstance(each, dict | list) for each in value):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict | list):
+        return json.dumps(value) if value else "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

@@ -16,6 +16,8 @@ ROUTER = "/api/llm-router"
 # Of a price map, what the router reads; the rest of a file of megabytes stays here.
 _MODES = frozenset({"chat", "completion", "responses", "embedding"})
 
+_PRICE_HINT = "`price` in the document, or `kairos prices set`, gives it one."
+
 routes = typer.Typer(no_args_is_help=True, help="Routes: list, show, set, remove.")
 deployments = typer.Typer(no_args_is_help=True, help="Deployments: list, show, set, remove.")
 prices = typer.Typer(no_args_is_help=True, help="Prices: list, show, versions, set, import.")
@@ -154,7 +156,12 @@ def set_deployment(
     if provider_key:
         body["api_key"] = provider_key
     with connected(profile) as client:
-        show_one(_put(client, "deployments", name, body, version), as_json=as_json)
+        found = _put(client, "deployments", name, body, version)
+        show_one(found, as_json=as_json)
+    if not (found.get("state") or {"priced": True})["priced"]:
+        typer.echo(
+            f"Nobody has a price for it: it answers only where no budget applies. {_PRICE_HINT}", err=True
+        )
 
 
 @deployments.command("remove")
