@@ -243,7 +243,7 @@ async def test_a_full_deployment_takes_no_call_until_one_has_ended_however(
     running = asyncio.create_task(bench.ask(kit.ask()))
     await kit.until(lambda: provider.calls)
     with pytest.raises(NoneAvailable) as caught:
-        await bench.ask(kit.ask())
+        await asyncio.wait_for(bench.ask(kit.ask()), 5)
     assert caught.value.retry_after == 1.0
     running.cancel()
     await asyncio.wait([running])
@@ -266,7 +266,7 @@ async def test_one_request_probes_a_rested_deployment_and_the_others_wait_for_it
     probe = asyncio.create_task(bench.ask(kit.ask()))
     await kit.until(lambda: len(provider.calls) == 2)
     with pytest.raises(NoneAvailable):
-        await bench.ask(kit.ask())
+        await asyncio.wait_for(bench.ask(kit.ask()), 5)
     provider.gate.set()
     await probe
     await bench.ask(kit.ask())

@@ -536,7 +536,7 @@ async def test_a_reader_who_takes_his_time_is_not_the_providers_silence() -> Non
     assert (wire.told, connection.deadline - wire.now) == (["pause", "resume"], 5), "it could not go on"
     connection.silent()
     with pytest.raises(HttpTimeout):
-        await answer.next()
+        await asyncio.wait_for(answer.next(), 5)
     assert wire.told[2:] == ["abort"]
 
 
@@ -548,7 +548,7 @@ async def test_an_answer_that_is_awaited_whole_may_be_silent_in_its_middle_no_lo
     await asyncio.sleep(0)
     wire.connection.silent()
     with pytest.raises(HttpTimeout):
-        await reading
+        await asyncio.wait_for(reading, 5)
 
 
 async def test_the_head_is_waited_for_by_its_own_limit() -> None:
