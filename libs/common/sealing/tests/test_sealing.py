@@ -55,6 +55,15 @@ def test_after_a_rotation_new_secrets_need_the_new_key_alone() -> None:
         sealer(OLD).open(sealed, bound_to="x")
 
 
+def test_a_secret_is_renewed_under_the_new_key_once() -> None:
+    both = sealer(NEW, OLD)
+    renewed = both.renewed(FROM_BOTS, bound_to="bot:telegram_token")
+    assert sealer(NEW).open(renewed, bound_to="bot:telegram_token") == "5:telegram-token"
+    assert both.renewed(renewed, bound_to="bot:telegram_token") is renewed
+    with pytest.raises(UnreadableError):
+        both.renewed(FROM_BOTS, bound_to="elsewhere")
+
+
 def test_a_key_that_was_forgotten_is_named_and_not_shown() -> None:
     with pytest.raises(UnreadableError, match=KEY_ID) as caught:
         sealer(NEW, OTHER).open(FROM_BOTS, bound_to="bot:telegram_token")

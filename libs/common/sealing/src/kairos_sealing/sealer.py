@@ -51,6 +51,12 @@ class Sealer(Generic[S]):
         ciphertext = self._keys[self._current].encrypt(nonce, secret.encode(), bound_to.encode())
         return self._kept_as(self._current, nonce + ciphertext)
 
+    def renewed(self, sealed: S, *, bound_to: str) -> S:
+        """The same secret under the current key; itself when it is already. Raises as `open` does."""
+        if sealed.key_id == self._current:
+            return sealed
+        return self.seal(self.open(sealed, bound_to=bound_to), bound_to=bound_to)
+
     def open(self, sealed: S, *, bound_to: str) -> str:
         """Raises what `unreadable` makes: its key is not here, or it was tampered with or moved."""
         key = self._keys.get(sealed.key_id)

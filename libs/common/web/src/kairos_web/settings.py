@@ -9,10 +9,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ServiceSettings(BaseSettings):
     """Subclass with `model_config = SettingsConfigDict(env_prefix="KAIROS_X_", frozen=True)`.
 
-    URLs of servers hold credentials and are secret; none has a default.
+    URLs of servers hold credentials and are secret; none has a default. An error names the setting that is
+    wrong and never shows its value.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     host: str = "127.0.0.1"
     port: int

@@ -69,6 +69,10 @@ class Seals(Protocol):
         """Raises UnreadableSecret."""
         ...
 
+    def renewed(self, sealed: Sealed, *, bound_to: str) -> Sealed:
+        """The same secret under the current key. Raises UnreadableSecret."""
+        ...
+
 
 class CatalogueStore(Protocol):
     """Every organisation's own rows. What changes is audited and told to all routers."""

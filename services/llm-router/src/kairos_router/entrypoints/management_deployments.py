@@ -16,7 +16,9 @@ from kairos_router.application.catalogue_store import (
     Draft,
     LiveView,
     Missing,
+    Seals,
     Surroundings,
+    UnreadableSecret,
 )
 from kairos_router.application.circuits import Circuits
 from kairos_router.application.guard_address import Reach
@@ -78,11 +80,15 @@ class DeploymentIn(DeploymentDocument):
 
 
 class KeyView(BaseModel):
-    """Where the provider's key comes from; the key itself is never shown."""
+    """Where the provider's key comes from; the key itself is never shown.
+
+    `problem` says why a stored one can't be used here; the deployment is absent then.
+    """
 
     source: Literal["none", "environment", "stored"]
     variable: str | None = None
     sealed_under: str | None = None
+    problem: str | None = None
 
 
 class DeploymentView(BaseModel):
@@ -162,9 +168,15 @@ def _view(deployment: Deployment, circuits: Circuits, quality: float | None) -> 
     )
 
 
-def _key(entry: Entry) -> KeyView:
+def _key(entry: Entry, sealer: Seals | None) -> KeyView:
     if entry.sealed is not None:
-        return KeyView(source="stored", sealed_under=entry.sealed.key_id)
+        problem = None if sealer is not None else "KAIROS_ROUTER_DATA_KEY is not set"
+        try:
+            if sealer is not None:
+                sealer.open(entry.sealed, bound_to=entry.bound_to)
+        except UnreadableSecret as error:
+            problem = str(error)
+        return KeyView(source="stored", sealed_under=entry.sealed.key_id, problem=problem)
     variable = entry.document.get("api_key_env")
     return KeyView(source="environment" if variable else "none", variable=variable)
 
@@ -172,12 +184,22 @@ def _key(entry: Entry) -> KeyView:
 def _sealed(parts: Catalogues, entry: Entry, body: DeploymentIn, before: Entry | None) -> Sealed | None:
     """The sealed key of the row to be. Raises Problem 409."""
     if "api_key" not in body.model_fields_set:
-        return before.sealed if before is not None else None
+        return _kept(before, parts.surroundings.sealer) if before is not None else None
     if body.api_key is None:
         return None
     if parts.surroundings.sealer is None:
         raise Problem(409, "no_data_key", "Keys can't be kept", "KAIROS_ROUTER_DATA_KEY is not set")
     return parts.surroundings.sealer.seal(body.api_key.get_secret_value(), bound_to=entry.bound_to)
+
+
+def _kept(before: Entry, sealer: Seals | None) -> Sealed | None:
+    """The row's key as it is, under the current data key when it can be: every write moves a rotation on."""
+    if before.sealed is None or sealer is None:
+        return before.sealed
+    try:
+        return sealer.renewed(before.sealed, bound_to=before.bound_to)
+    except UnreadableSecret:
+        return before.sealed
 
 
 def add_deployments(app: FastAPI, parts: Catalogues) -> None:
@@ -223,7 +245,7 @@ async def _detail(parts: Catalogues, organisation_id: UUID, name: str) -> Deploy
             name=name,
             shared=False,
             version=entry.version,
-            key=_key(entry),
+            key=_key(entry, parts.surroundings.sealer),
             document=dict(entry.document),
             state=own,
         )
@@ -252,7 +274,12 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         sealed = _sealed(parts, Entry(organisation_id, "deployment", name, document), body, before)
         check(body, parts.reach, parts.surroundings, parts.live.current(), has_key=sealed is not None)
         require_key_again(before, document, key_given="api_key" in body.model_fields_set)
-        if expected is None and not only_new and before is not None and sealed is before.sealed:
+        if (
+            expected is None
+            and not only_new
+            and before is not None
+            and "api_key" not in body.model_fields_set
+        ):
             # A key that is taken over is the one that was read, and not one that is removed meanwhile.
             expected = before.version
         price = None
