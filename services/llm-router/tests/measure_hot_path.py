@@ -63,7 +63,7 @@ HEAD = {"id": "chatcmpl-measure", "created": 1_767_225_600, "model": "model-1"}
 USED = {"prompt_tokens": 24, "completion_tokens": 20, "total_tokens": 44}
 
 
-def _request(*, stream: bool) -> bytes:
+def request_for(*, stream: bool) -> bytes:
     messages = [{"role": "user", "content": QUESTION}]
     body = orjson.dumps({"model": "default", "messages": messages, "max_tokens": 64, "stream": stream})
     head = (
@@ -318,8 +318,8 @@ class Measured:
         upkeep = asyncio.create_task(self.quotas.keep())
         callers = Callers(config)
         for name, request, count in (
-            ("plain", _request(stream=False), 200),
-            ("stream", _request(stream=True), 60),
+            ("plain", request_for(stream=False), 200),
+            ("stream", request_for(stream=True), 60),
         ):
             await callers.ask(request, 10 * count)
             if profile is None:

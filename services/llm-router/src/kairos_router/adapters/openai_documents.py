@@ -84,7 +84,10 @@ class EventTail:
             events = self._begin(events)
         if not events:
             return b""
-        self._keep(events)
+        self._uncounted.append(events)
+        self._uncounted_size += len(events)
+        if self._uncounted_size > UNCOUNTED_BYTES:
+            self._count_kept()
         if self._ends(events):
             self.finished = True
         if (b'"usage"' in events and _USAGE.search(events)) or b'"error"' in events:
@@ -108,19 +111,13 @@ class EventTail:
         self._began = True
         return events
 
-    def _keep(self, events: bytes) -> None:
-        self._uncounted.append(events)
-        self._uncounted_size += len(events)
-        if self._uncounted_size > UNCOUNTED_BYTES:
-            self._count_kept()
-
     def _count_kept(self) -> None:
         kept, self._uncounted, self._uncounted_size = b"".join(self._uncounted), [], 0
         for _, data in _split(kept):
             self._content_bytes += self._content_size(_document(data))
 
     def _ends(self, events: bytes) -> bool:
-        return events.rstrip().endswith(b"[DONE]")
+        return b"[DONE]" in events and events.rstrip().endswith(b"[DONE]")
 
     def _content_size(self, document: Any) -> int:
         return _content_size(document)

@@ -40,6 +40,7 @@ class Streaming:
         self._first: bytes | None = first
         self._started = started
         self._opening = first
+        self._total = attempt.deployment.timeouts.total
         grows = stream_grows(job, attempt)
         self._extension = Extension(dispatcher.wallet, job.ask, attempt) if grows else None
         self.time_to_first_token = dispatcher.clock() - started
@@ -57,7 +58,7 @@ class Streaming:
         piece, self._first = self._first, None
         try:
             if piece is None:
-                total = self.attempt.deployment.timeouts.total
+                total = self._total
                 left = total and max(0.0, total - (self._dispatcher.clock() - self._started))
                 piece = await within(left, self._stream.next())
                 if not piece and self._stream.usage is None:

@@ -93,26 +93,24 @@ class Exchange:
         return self.caller
 
     def read_headers(self) -> None:
-        for name, value in self.wire.headers:
-            if name == b"authorization":
-                scheme, _, credential = value.partition(b" ")
-                if scheme.lower() == b"bearer":
-                    self.credential = credential.strip().decode("latin-1") or None
-            elif name == b"content-length":
-                self.length = int(value) if value.isdigit() else 0
-            elif name == b"traceparent":
-                self.traceparent = value.decode("latin-1")
-            elif name == b"x-request-id" and _SANE_ID.fullmatch(value):
-                self.request_id = value
-            elif name == b"x-kairos-priority":
-                self.priority = value
-            elif name == b"x-kairos-contact-id":
-                self.contact_id = value
-            elif name == b"x-kairos-cache":
-                self.cache_control = value
+        """Of a header that came more than once, the last one counts."""
+        told = dict(self.wire.headers)
+        scheme, _, credential = told.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer":
+            self.credential = credential.strip().decode("latin-1") or None
+        length = told.get(b"content-length", b"")
+        self.length = int(length) if length.isdigit() else 0
+        traceparent = told.get(b"traceparent")
+        if traceparent is not None:
+            self.traceparent = traceparent.decode("latin-1")
+        self.priority = told.get(b"x-kairos-priority", b"")
+        self.contact_id = told.get(b"x-kairos-contact-id", b"")
+        self.cache_control = told.get(b"x-kairos-cache", b"")
         # orjson writes a UUID in a tenth of the time its own method takes.
         self.completion_text = orjson.dumps(self.completion_id)[1:-1]
-        self.request_id = self.request_id or self.completion_text
+        request_id = told.get(b"x-request-id")
+        sane = request_id is not None and _SANE_ID.fullmatch(request_id)
+        self.request_id = request_id if request_id and sane else self.completion_text
 
     async def read_json(self, limit: int) -> None:
         """Read and parse the body into `payload`.
