@@ -39,12 +39,16 @@ class Proxy:
     port: int
     alone: bool
     steps: int | None = None
+    # Cleared after so many answers: the next ones wait, as those of a broker that is too busy.
+    hold_after: int | None = None
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
     _seen: int = 0
     _away: bool = False
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
+        self.flowing.set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1")
         return self
 
@@ -61,6 +65,9 @@ class Proxy:
 
     def cut_after(self, steps: int) -> None:
         self.steps, self._seen = steps, 0
+
+    def count_from_now(self) -> None:
+        self._seen = 0
 
     def cut(self, current: asyncio.StreamWriter | None = None) -> None:
         self.steps, self._away = None, True
@@ -95,6 +102,11 @@ class Proxy:
                 if self.steps is not None and self._seen > self.steps:
                     self.cut(writer)
                     return
+                if self.hold_after is not None and self._seen > self.hold_after:
+                    self.hold_after = None
+                    self.flowing.clear()
+                if answers:
+                    await self.flowing.wait()
                 writer.write(data)
         except OSError:
             pass
@@ -237,5 +249,28 @@ async def test_followers_are_told_of_a_gap_once_the_bus_is_whole_again(setting: 
                 await told.wait()
                 await setting.whole(bus)
             assert gaps == [1]
+        finally:
+            await bus.stop(grace=0.5)
+
+
+async def test_a_check_that_takes_too_long_leaves_the_connection_alone(setting: Setting) -> None:
+    impatient = replace(setting, tuning=replace(setting.tuning, check_timeout=0.2))
+    async with Proxy(setting.broker.host or "", setting.broker.port or 0, alone=False) as proxy:
+        bus, gaps = impatient.bus(proxy, setting.record()), []
+        bus.on_gap(lambda: gaps.append("gap"))
+        outcomes: list[BaseException | None] = []
+        try:
+            async with asyncio.timeout(WHOLE_WITHIN_S):
+                await bus.start()
+                for answers in range(12):
+                    proxy.count_from_now()
+                    proxy.hold_after = answers
+                    outcomes += await asyncio.gather(*(bus.check() for _ in range(3)), return_exceptions=True)
+                    outcomes += await asyncio.gather(bus.check(), return_exceptions=True)
+                    proxy.hold_after = None
+                    proxy.flowing.set()
+                    await impatient.whole(bus)
+            assert gaps == []
+            assert len([each for each in outcomes if isinstance(each, ConsumerLost)]) >= 4
         finally:
             await bus.stop(grace=0.5)

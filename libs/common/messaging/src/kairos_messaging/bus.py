@@ -53,6 +53,7 @@ class Bus:
         self._gap_listeners: list[Callable[[], None]] = []
         self._subscriptions: Subscriptions | None = None
         self._guard: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     def consume(self, queue: str, handler: Handler, *, concurrency: int = 16, ordered: bool = False) -> None:
         """Handle the messages of a catalogue queue, at most `concurrency` at once in this process.
@@ -179,18 +180,26 @@ class Bus:
         )
 
     async def check(self) -> None:
-        """Raise ConsumerLost unless both connections are up and every consumer is registered."""
+        """Raise ConsumerLost unless both connections are up and every consumer is registered.
+
+        Callers at the same time share one question to the broker.
+        """
         if not self._publisher.connected:
             raise ConsumerLost("the publishing connection is down")
         if self._subscriptions is None:
             raise ConsumerLost("not started")
+        checking = self._checking
+        if checking is None or checking.done():
+            checking = self._checking = asyncio.create_task(self._subscriptions.check())
+            checking.add_done_callback(_seen)
+        # Whoever is impatient leaves, the question stays: an RPC that is cancelled makes the driver close its
+        # channel out of turn, for which the broker closes the connection of all consumers.
+        done, _ = await asyncio.wait({checking}, timeout=self._tuning.check_timeout)
+        if not done:
+            raise ConsumerLost("the broker does not answer")
         try:
-            await self._subscriptions.check()
-        except TimeoutError as error:
-            raise ConsumerLost("the broker does not answer") from error
-        except (*CONNECTION_EXCEPTIONS, asyncio.CancelledError) as error:
-            if cancelled_from_outside(error):
-                raise
+            checking.result()
+        except (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.CancelledError) as error:
             raise ConsumerLost(f"the connection was lost: {type(error).__name__}") from error
 
     @property
@@ -260,12 +269,15 @@ class Bus:
 
     async def _disconnect(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, None
+        checking, self._checking = self._checking, None
         closing = [self._publisher.close()] + ([subscriptions.stop()] if subscriptions else [])
         try:
             async with asyncio.timeout(self._tuning.check_timeout):
                 failures = await asyncio.gather(*closing, return_exceptions=True)
         except TimeoutError as slow:
             failures = [slow]
+        if checking is not None:
+            checking.cancel()
         # A connection that can't be closed is closed.
         for failure in filter(None, failures):
             log.debug("close_failed", error=type(failure).__name__)
@@ -339,3 +351,9 @@ class Bus:
         except Exception as lost:  # noqa: BLE001 - the guard must outlive anything it meets.
             return str(lost)
         return None
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """A check whose callers have left may fail without anybody to tell."""
+    if not task.cancelled():
+        task.exception()

@@ -125,16 +125,15 @@ class Subscriptions:
         connection = self._broker._connection  # noqa: SLF001 - FastStream's own ping only asks for the connection.
         if connection is None or connection.transport is None or not connection.connected.is_set():
             raise ConsumerLost("the consuming connection is down")
-        async with asyncio.timeout(self._tuning.check_timeout):
-            for subscriber in self._subscribers.values():
-                await self._check_registered(subscriber)
-            channel = await connection.transport.connection.channel(publisher_confirms=False)
-            try:
-                for reader in self._readers:
-                    await _check_known(channel, reader.consumer.subscription.queue)
-            finally:
-                if not channel.is_closed:
-                    await channel.close()
+        for subscriber in self._subscribers.values():
+            await self._check_registered(subscriber)
+        channel = await connection.transport.connection.channel(publisher_confirms=False)
+        try:
+            for reader in self._readers:
+                await _check_known(channel, reader.consumer.subscription.queue)
+        finally:
+            if not channel.is_closed:
+                await channel.close()
 
     async def _check_registered(self, subscriber: RabbitSubscriber) -> None:
         queue, tag = subscriber._queue_obj, subscriber._consumer_tag  # noqa: SLF001 - see above.
