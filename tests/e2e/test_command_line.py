@@ -64,7 +64,7 @@ def test_a_budget_is_set_and_shown(stack: Stack, terminal: Terminal) -> None:
 
 def test_a_refused_value_is_named(terminal: Terminal) -> None:
     result = terminal.run("budgets", "set", "bot", "not-an-id", "1")
-    assert result.exit_code == Exit.FAILED
+    assert result.exit_code == Exit.USAGE
     assert "scope_id" in result.stderr
 
 

@@ -142,7 +142,7 @@ def test_the_audit_entry_of_a_bots_creation_verifies_here_there_and_offline(
     assert report["entries"] >= link["seq"]
     export = tmp_path / "audit.ndjson"
     export.write_text(auth.get("/audit/export"))
-    command = [sys.executable, "-m", "kairos_auth.verify", "--export", str(export)]
+    command = [sys.executable, "-m", "kairos_sdk.commands", "audit", "verify", "--export", str(export)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -54,6 +54,10 @@ class Order(BaseModel):
     amount: int
 
 
+class Lease(BaseModel):
+    amount: int
+
+
 def routes() -> APIRouter:  # noqa: C901 - a list of routes, not of decisions
     router = APIRouter(prefix="/things")
 
@@ -121,6 +125,10 @@ def make(**options: Any) -> FastAPI:
     }
     app = create_app("test", **(defaults | options))
     app.include_router(routes())
+
+    @app.post("/internal/leases", dependencies=[requires(Permission.LEASES_MANAGE)])
+    async def lease(lease: Lease) -> None: ...
+
     return app
 
 
@@ -406,6 +414,14 @@ async def test_the_interface_describes_itself(client: Any) -> None:
     document = (await client.get("/openapi.json")).json()
     assert "/things/{thing_id}" in document["paths"]
     assert "/health" not in document["paths"]
+    assert "Order" in document["components"]["schemas"]
+
+
+async def test_what_services_say_to_each_other_is_not_in_the_interface(client: Any) -> None:
+    document = (await client.get("/openapi.json")).json()
+    assert not [path for path in document["paths"] if path.startswith("/internal")]
+    assert "Lease" not in document["components"]["schemas"]
+    assert (await client.post("/internal/leases", json={"amount": 1})).status_code == 401
 
 
 async def test_the_interface_says_what_an_operation_needs_and_how_it_refuses(client: Any) -> None:

@@ -9,15 +9,21 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from typer.testing import CliRunner, Result
 
 from kairos_auth.adapters.key_ring import check_signature
 from kairos_auth.adapters.transactions import PostgresTransactions
 from kairos_auth.application.chain_entry import ChainEntry
-from kairos_auth.verify import main as verify_main
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.audit_verifier import read_anchors, verify_export
+from kairos_sdk.commands.app import app
 
 pytestmark = pytest.mark.servers
+
+
+def verify(*arguments: str) -> Result:
+    """What people verify with, on a machine that knows no installation."""
+    return CliRunner().invoke(app, ["audit", "verify", *arguments])
 
 
 async def export_of(account: Any) -> list[str]:
@@ -57,10 +63,10 @@ async def test_an_export_verifies_offline_with_the_anchor(
     file = tmp_path / "audit.ndjson"
     file.write_text("\n".join(lines))
     arguments = ["--export", str(file), "--anchor", str(running.settings.anchor_file)]
-    assert verify_main(arguments) == 0
+    assert verify(*arguments).exit_code == 0
     file.write_text("\n".join(lines).replace("project 3", "project X"))
-    assert verify_main([*arguments, "--json"]) == 1
-    assert verify_main(["--export", str(tmp_path / "none")]) == 2
+    assert verify(*arguments, "--json").exit_code == 1
+    assert verify("--export", str(tmp_path / "none")).exit_code == 2
     await owner.audited(action="audit.exported")
 
 

@@ -1,6 +1,7 @@
 """What `/openapi.json` says beyond what FastAPI knows: permissions, problem documents, the front door."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -10,6 +11,8 @@ from kairos_web.problems import MEDIA_TYPE
 
 _CONVERTER: Final = re.compile(r":[a-z]+(?=\})")
 _BEARER: Final = "bearer"
+_INTERNAL: Final = "/internal/"
+_SCHEMAS: Final = "#/components/schemas/"
 _PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
     "description": "RFC 9457. `code` is stable, for programs; `errors` names what is wrong with a request.",
@@ -55,6 +58,28 @@ def _explain(operation: dict[str, Any], permission: str | None) -> None:
         responses["403"] = _refusal(f"The caller lacks `{permission}`")
 
 
+def _named(part: object) -> Iterator[str]:
+    """The schemas that a part of the document refers to."""
+    if isinstance(part, dict):
+        reference = part.get("$ref")
+        if isinstance(reference, str):
+            yield reference.removeprefix(_SCHEMAS)
+        for each in part.values():
+            yield from _named(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from _named(each)
+
+
+def _used(paths: object, schemas: dict[str, Any]) -> set[str]:
+    used: set[str] = set()
+    waiting = set(_named(paths))
+    while waiting:
+        used |= waiting
+        waiting = {name for each in waiting for name in _named(schemas[each])} - used
+    return used
+
+
 def interface(app: FastAPI, service: str) -> dict[str, Any]:
     """The OpenAPI document, made once: FastAPI keeps it.
 
@@ -63,6 +88,10 @@ def interface(app: FastAPI, service: str) -> dict[str, Any]:
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = app.openapi()
+    # What services say to each other is nobody else's interface, and the front door does not serve it.
+    document["paths"] = {
+        path: operations for path, operations in document["paths"].items() if not path.startswith(_INTERNAL)
+    }
     permissions = {
         (_CONVERTER.sub("", declared.path), method.lower()): guard.permission.value
         for declared in declarations(app)
@@ -79,6 +108,7 @@ def interface(app: FastAPI, service: str) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = _PROBLEM
+    components["schemas"] = {name: schemas[name] for name in sorted(_used(document["paths"], schemas))}
     components["securitySchemes"] = {
         _BEARER: {"type": "http", "scheme": "bearer", "description": "An API key, or a person's access token"}
     }

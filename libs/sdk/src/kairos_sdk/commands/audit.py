@@ -80,7 +80,8 @@ def verify(
     if as_json:
         typer.echo(json.dumps({"intact": report.intact, **asdict(report)}))
     else:
-        typer.echo(f"{report.entries} entries, {report.checkpoints} checkpoints, head {report.head_hash}")
+        sizes = f"{report.entries} entries, {report.checkpoints} checkpoints"
+        typer.echo(f"{report.stream}: {sizes}, head {report.head_hash}")
         if not report.pinned:
             typer.echo("keys are not pinned: --anchor or --trust-key tells our signature from another's")
         for found in report.findings:

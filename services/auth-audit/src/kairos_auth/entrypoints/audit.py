@@ -113,7 +113,7 @@ def audit_routes(
     async def export_entries(
         organisation_id: CurrentOrganisation, context: CurrentContext
     ) -> StreamingResponse:
-        """The whole log as NDJSON; `python -m kairos_auth.verify --export FILE` checks it offline."""
+        """The whole log as NDJSON; `kairos audit verify --export FILE` checks it offline."""
         await export.record(organisation_id, context)
 
         async def lines() -> AsyncIterator[str]:
