@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
-from kairos_router.adapters.token_counter import Tiktoken
+from kairos_router.adapters.token_counter import PER_MESSAGE, PER_REQUEST, Tiktoken
 from kairos_router.application.choose_deployment import Chooser, Circuits, NoneAvailable
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.ports import Fault, ProviderFailed, ProviderReply
@@ -336,6 +336,24 @@ async def test_a_count_is_what_tiktoken_counts_and_a_margin_and_leaves_pictures_
     assert (await counter.count(with_picture, tokenizer))[0] < tokens + 60
     posing = {"messages": [{"role": "user", "content": "data:image/png;base64," + PROSE}]}
     assert (await counter.count(posing, tokenizer))[0] >= tokens, "text that begins like a picture is text"
+
+
+async def test_everything_a_model_reads_is_counted(counter: Tiktoken) -> None:
+    async def more(payload: dict[str, Any], than: dict[str, Any]) -> int:
+        return (await counter.count(payload, None))[0] - (await counter.count(than, None))[0]
+
+    async def part(kind: str, value: Any) -> int:
+        content = [{"type": kind, "image_url": value}]
+        return await more({"messages": [{"content": content}]}, {"messages": [{"content": []}]})
+
+    assert (await counter.count({}, None))[0] == PER_MESSAGE + PER_REQUEST
+    assert await more({"messages": [{}, {}, {}]}, {"messages": [{}]}) == 2 * PER_MESSAGE
+    assert await more({"messages": PROSE * 4}, {"messages": PROSE}) > 3 * 1_100, "also beyond the first piece"
+    assert await more({"x": [1234567] * 100}, {"x": []}) >= 200
+    assert await more({"tools": {PROSE: True}}, {"tools": {}}) >= 1_100
+    assert await part("text", "data:image/" + PROSE) >= 1_100, "what is said to be text is read as text"
+    assert await part("image_url", "https://x.test/" + PROSE) >= 1_100
+    assert await part("image_url", {"url": "data:image/" + PROSE}) < 60
 
 
 def test_faults_know_whether_to_try_again_and_when() -> None:
