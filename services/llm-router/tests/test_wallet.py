@@ -146,23 +146,22 @@ async def test_a_budget_that_gave_nothing_is_not_asked_again_at_once(
     assert wallet.low.is_set()
 
 
-async def test_a_lease_is_topped_up_below_half_of_what_is_in_use_and_shrinks_above_twice_of_it(
+async def test_a_lease_has_as_much_free_as_is_in_use_and_gives_back_what_is_far_more(
     kit: SimpleNamespace, clock: Any, caller: Caller
 ) -> None:
     budgets = kit.Budgets(100_000)
     wallet = wallet_on(budgets, clock)
-    small = await wallet.hold(caller, 500, uuid4())
+    hold = await wallet.hold(caller, 5_000, uuid4())
     await wallet.maintain()
     (lease,) = wallet.leases()
-    assert lease.balance.granted == SLICE
-    holds = [await wallet.hold(caller, 500, uuid4()) for _ in range(6)]
+    assert (lease.balance.held, lease.balance.free) == (5_000, 5_000)
+    wallet.finish(hold, "settled", 600)
     await wallet.maintain()
-    assert sum(each.balance.free for each in wallet.leases() if each.holds) >= 1_500
-    for hold in (small, *holds):
-        wallet.finish(hold, "released", 0)
+    assert lease.balance.free == SLICE
+    assert budgets.remaining() == 100_000 - 600 - SLICE
+    await wallet.hold(caller, 500, uuid4())
     await wallet.maintain()
-    assert all(each.balance.free <= 2 * SLICE for each in wallet.leases())
-    assert budgets.remaining() == 100_000 - sum(each.balance.granted for each in wallet.leases())
+    assert lease.balance.free == 500, "half of it is enough"
 
 
 async def test_where_no_budget_applies_nothing_more_is_asked_for(

@@ -66,8 +66,9 @@ async def test_each_kind_of_scope_can_have_a_budget(kit: SimpleNamespace, clock:
     assert wallet.try_hold(caller_of(kit, **{f"{kind}_id": scope_id}), 10, uuid4()) is not None
 
 
+@pytest.mark.parametrize("told_by", ["heartbeat", "grant"])
 async def test_a_hold_is_never_taken_from_a_lease_that_is_newer_than_the_index(
-    kit: SimpleNamespace, clock: Any
+    kit: SimpleNamespace, clock: Any, told_by: str
 ) -> None:
     """The race: a contact gets a budget, and the event that says so is late or lost."""
     budgets, contact = kit.Budgets(100_000), uuid4()
@@ -76,8 +77,11 @@ async def test_a_hold_is_never_taken_from_a_lease_that_is_newer_than_the_index(
     await wallet.hold(plain, 10, uuid4())
     assert wallet.try_hold(limited, 10, uuid4()) is not None
     budgets.limits(("contact", contact, False), told=False)
-    # The first heartbeat names the new version: from now on the old index decides nothing any more.
-    await wallet.maintain()
+    # The first answer names the new version: from now on the old index decides nothing any more.
+    if told_by == "heartbeat":
+        await wallet.maintain()
+    else:
+        await wallet.hold(plain, 5_000, uuid4())
     assert wallet.try_hold(limited, 10, uuid4()) is None
     assert wallet.try_hold(plain, 10, uuid4()) is None
     budgets.index = budgets.truth.index
@@ -98,8 +102,6 @@ async def test_a_grant_is_for_the_chain_the_authority_says_whatever_the_index_sa
     # It was asked for with every scope of the request, not with those the router thought to matter.
     assert budgets.asked[0][0].contact_id == contact
     assert budgets.asked[0][0].model_id == model_scope_id("")
-    # The answer named a newer index than the one here, which decides nothing any more.
-    assert wallet.try_hold(caller_of(kit), 10, uuid4()) is None
 
 
 async def test_a_priority_has_its_own_lease_where_reserves_are_kept_and_may_use_lower_ones(
@@ -119,6 +121,11 @@ async def test_a_priority_has_its_own_lease_where_reserves_are_kept_and_may_use_
     # What was reserved for customers is not for batches.
     for lower in (batch, caller_of(kit, "normal"), caller_of(kit)):
         assert wallet.try_hold(lower, 10, uuid4()) is None
+    await wallet.hold(caller_of(kit), 2_000, uuid4())
+    for lease in wallet.leases():
+        lease.retired = lease.key[6] != "normal"
+    assert wallet.try_hold(caller_of(kit), 10, uuid4()) is not None
+    assert wallet.try_hold(batch, 10, uuid4()) is None
 
 
 async def test_recalled_money_goes_back_with_the_next_heartbeat_and_holds_stay(
@@ -188,6 +195,32 @@ async def test_a_grant_nobody_asks_for_again_is_given_back(kit: SimpleNamespace,
     assert budgets.remaining() == 9_000
     await wallet.maintain()
     assert budgets.remaining() == 9_000
+    clock.now += LOST_AFTER_S + 1
+    budgets.grant, budgets.gate = grant, asyncio.Event()
+    asking = asyncio.create_task(wallet.hold(caller_of(kit), 100, uuid4()))
+    await kit.until(lambda: budgets.calls == ["grant", "grant"])
+    await asyncio.wait_for(wallet.maintain(), 5)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert budgets.calls == ["grant", "grant"], "somebody asks for it right now"
+    budgets.gate.set()
+    await kit.until(lambda: not wallet._asking)
+    await wallet.close()
+    assert budgets.remaining() == 10_000
+
+
+async def test_a_lost_grant_is_closed_when_nobody_came_back_for_it(kit: SimpleNamespace, clock: Any) -> None:
+    budgets = kit.Budgets(10_000)
+    wallet = wallet_on(budgets, clock)
+    grant = budgets.grant
+
+    async def lost(*args: Any, **kwargs: Any) -> Any:
+        await grant(*args, **kwargs)
+        raise BudgetUnavailable("the answer was lost")
+
+    budgets.grant = lost
+    with pytest.raises(BudgetUnavailable):
+        await wallet.hold(caller_of(kit), 100, uuid4())
     clock.now += LOST_AFTER_S + 1
     await wallet.maintain()
     assert budgets.remaining() == 10_000
