@@ -121,7 +121,7 @@ async def test_a_priority_has_its_own_lease_where_reserves_are_kept_and_may_use_
     # What was reserved for customers is not for batches.
     for lower in (batch, caller_of(kit, "normal"), caller_of(kit)):
         assert wallet.try_hold(lower, 10, uuid4()) is None
-    await wallet.hold(caller_of(kit), 2_000, uuid4())
+    await wallet.hold(caller_of(kit), 100, uuid4())
     for lease in wallet.leases():
         lease.retired = lease.key[6] != "normal"
     assert wallet.try_hold(caller_of(kit), 10, uuid4()) is not None
