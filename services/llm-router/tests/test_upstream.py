@@ -135,7 +135,7 @@ async def test_a_caller_who_goes_in_the_middle_of_an_answer_closes_its_connectio
     kit: SimpleNamespace, server: Server, upstream: OpenAIUpstream, call_of: Any
 ) -> None:
     server.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{"
-    deployment = kit.deployment(base_url=server.url)
+    deployment = kit.deployment(base_url=server.url, timeouts=Timeouts(idle=300))
     asking = asyncio.create_task(upstream.complete(call_of(deployment)))
     client = upstream._line(deployment).client
     await kit.until(lambda: any(each._answer and each._answer.size for each in client._busy))

@@ -114,7 +114,7 @@ async def test_a_priority_has_its_own_lease_where_reserves_are_kept_and_may_use_
     await wallet.hold(batch, 10, uuid4())
     assert wallet.try_hold(interactive, 10, uuid4()) is not None
     assert budgets.calls == ["grant"]
-    await wallet.hold(interactive, 2_000, uuid4())
+    wallet.finish(await wallet.hold(interactive, 2_000, uuid4()), "released", 0)
     assert [priority for _, priority in budgets.asked] == ["batch", "interactive"]
     for lease in wallet.leases():
         lease.retired = lease.key[6] == "batch"
