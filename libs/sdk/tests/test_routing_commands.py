@@ -126,6 +126,9 @@ def test_prices_are_shown_exactly(door: Door, run: Any) -> None:
     shown = run("prices", "list").output
     assert "0.0375" in shown
     assert "150.00" in shown
+    nobodys = price | {"known": False, "version": "unpriced"}
+    door.answers["GET", f"{ROUTER}/prices"] = {"items": [nobodys], "next_cursor": None}
+    assert "0.00" not in run("prices", "list").output, "what nobody has a price for is not free"
 
 
 def test_why_says_it_in_words_with_what_helps(door: Door, run: Any) -> None:

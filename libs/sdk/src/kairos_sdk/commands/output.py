@@ -82,9 +82,7 @@ def show(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bo
         # An id that is cut in two can't be copied.
         table.add_column(heading, overflow="fold", no_wrap=key.endswith("id"))
     for row in rows:
-        table.add_row(
-            *(str(row.get(key, "-") if row.get(key) is not None else "-") for key in columns.values())
-        )
+        table.add_row(*(_plain(row.get(key)) for key in columns.values()))
     # In a pipe there is no width to fit into.
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 

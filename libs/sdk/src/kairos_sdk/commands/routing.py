@@ -180,7 +180,9 @@ def list_prices(profile: ProfileFile = None, as_json: Json = False, limit: Limit
         if not as_json:
             for row in rows:
                 for part in ("input", "output", "cached_input"):
-                    row[part] = _usd_per_million(row[f"{part}_nano_usd_per_million"])
+                    nano = row[f"{part}_nano_usd_per_million"]
+                    # What nobody has a price for is not free.
+                    row[part] = _usd_per_million(nano) if row.get("known", True) else None
         names = ("deployment", "model", "input", "output", "cached_input", "version")
         show(rows, {name: name for name in names}, as_json=as_json)
 
