@@ -16,6 +16,7 @@ from typing import Any
 import redis
 from tests.chaos.crowd import Account, Crowd
 from tests.chaos.invariants import Truth, over_limit
+from tests.chaos.quotas import quotas_over
 from tests.e2e.people import signed_in
 
 from kairos_testkit.api_client import ApiError
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 USD = 1_000_000_000
 INPUT_PRICE, OUTPUT_PRICE = 1_000, 4_000
 MAX_TOKENS = 32
+QUOTA = 600
 # The largest hold a request of the crowd needs: its bytes with the router's margin, and its whole answer.
 WORST_HOLD = 700 * INPUT_PRICE + MAX_TOKENS * OUTPUT_PRICE
 # Two deployments at the same provider: what the first one fails at is tried again at the second.
@@ -57,6 +59,14 @@ context_window = 128_000
 max_output_tokens = 4_096
 capabilities = ["streaming", "tools", "json"]
 timeouts = {{ connect = 3.0, first_byte = 5.0, idle = 5.0 }}
+
+[deployments.free]
+kind = "simulator"
+model = "simulator-1"
+price = {{ input = 0, output = 0 }}
+context_window = 32_000
+max_output_tokens = 256
+capabilities = ["streaming"]
 
 [routes.default]
 deployments = ["first", "second"]
@@ -111,6 +121,8 @@ class Report:
     estimated_attempts: int = 0
     reconciled_attempts: int = 0
     seconds_to_exhaust: float = 0.0
+    quotas: dict[str, list[int]] = field(default_factory=dict)
+    seconds_until_a_quota_is_followed: float = 0.0
     breaches: list[str] = field(default_factory=list)
 
 
@@ -147,7 +159,11 @@ class Squeeze:
             self._over.set()
             watcher.join()
         self.report.outcomes = crowd.tally.outcomes()
+        # Nothing is free of charge but time: silence has to last until it is suspected.
+        quotas = threading.Thread(target=self._try_quotas)
+        quotas.start()
         self._settle(truth, crowd)
+        quotas.join()
         self._use_up(truth)
         self._check(truth)
         truth.close()
@@ -180,13 +196,17 @@ class Squeeze:
     def _database(self) -> str:
         return self.stack.suite.postgres_admin_url.rpartition("/")[0] + "/" + self.stack.suite.database
 
-    def _crowd(self, clients: int) -> Crowd:
+    def _gateways(self) -> list[str]:
         # The replicas' ports stand in their environment only: a service describes itself.
-        urls = [
+        return [
             f"http://127.0.0.1:{self.stack.processes[name].spec.env['KAIROS_ROUTER_PORT']}"
             for name in self.routers
         ]
-        return Crowd(urls, self.accounts, clients=clients, seed=self.plan.seed, max_tokens=MAX_TOKENS)
+
+    def _crowd(self, clients: int) -> Crowd:
+        return Crowd(
+            self._gateways(), self.accounts, clients=clients, seed=self.plan.seed, max_tokens=MAX_TOKENS
+        )
 
     # The torment ----------------------------------------------------------------------------------
 
@@ -331,6 +351,17 @@ class Squeeze:
             log = self.stack.log("budget-analytics")[-3000:]
             self.report.breaches.append(f"I4 reconciliation was refused: {error}\n{log}")
 
+    def _try_quotas(self) -> None:
+        """Quotas over all router processes: never above the limit, and next to nothing left unused."""
+        try:
+            found = quotas_over(self.stack, self._gateways(), QUOTA)
+        except Exception as error:  # noqa: BLE001 - a thread's failure must be seen
+            self.report.breaches.append(f"quotas: {type(error).__name__}: {error}")
+            return
+        self.report.quotas = found.admitted
+        self.report.seconds_until_a_quota_is_followed = found.seconds_until_followed
+        self.report.breaches += found.breaches
+
     def _use_up(self, truth: Truth) -> None:
         """What reconciliation and idle leases gave back is asked for again, until nothing more is had."""
         watcher = threading.Thread(target=self._watch)
@@ -408,12 +439,15 @@ def run_squeeze(plan: Plan) -> Report:
         "KAIROS_ROUTER_LEASE_SLICE_NANO_USD": str(USD // 100),
         "KAIROS_ROUTER_LEASE_IDLE_S": "2",
         "KAIROS_ROUTER_LEASE_HEARTBEAT_S": "1",
+        # Only its event can tell a router of a quota.
+        "KAIROS_ROUTER_LIMITS_POLL_S": "3600",
     }
     # Silence is suspected sooner than in production, where the run would wait half a minute for it.
     authority = {"KAIROS_BUDGET_LEASE_TTL_S": "6", "KAIROS_BUDGET_LEASE_GRACE_S": "4"}
     provider = FakeProvider().start()
     try:
         options = StackOptions(
+            measured=False,
             replicas={"llm-router": plan.routers},
             env={"llm-router": routers, "budget-analytics": authority},
             log_level="WARNING",
