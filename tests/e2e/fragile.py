@@ -257,6 +257,7 @@ def start_fragile(root: Path) -> Iterator[Fragile]:
                 config=_config(provider.url),
                 provider_url=provider.url,
                 quiet_window_ms=QUIET_WINDOW_MS,
+                measured=False,
                 env={
                     "bot-worker": {"KAIROS_BOTS_TURN_DEADLINE_S": str(TURN_DEADLINE_S)},
                     "budget-analytics": {

@@ -29,9 +29,9 @@ class KitSettings(BaseSettings):
 
 # What a service started by the testkit takes over from the user's environment: keys and addresses of
 # real providers, the way out to the network, and coverage when a test run measures its children.
+_MEASURING: Final = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 _PASSED: Final = (
-    "COVERAGE_PROCESS_CONFIG",
-    "COVERAGE_PROCESS_START",
+    *_MEASURING,
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
@@ -50,13 +50,14 @@ _PASSED_ENDINGS: Final = ("_API_KEY", "_BASE_URL")
 _NAMED: Final = re.compile(r"""\$\{(\w+)|_env\s*=\s*"(\w+)\"""")
 
 
-def passed_environment() -> dict[str, str]:
+def passed_environment(*, measured: bool = True) -> dict[str, str]:
     """The part of this process's environment that services inherit."""
     everything = os.environ  # noqa: TID251 - this module is the testkit's reader of the environment
     return {
         name: value
         for name, value in everything.items()
-        if name in _PASSED or (name.endswith(_PASSED_ENDINGS) and not name.startswith("KAIROS_"))
+        if (name in _PASSED and (measured or name not in _MEASURING))
+        or (name.endswith(_PASSED_ENDINGS) and not name.startswith("KAIROS_"))
     }
 
 

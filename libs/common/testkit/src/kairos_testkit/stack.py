@@ -169,6 +169,8 @@ class StackOptions:
     telegram_chat_per_s: float = 1_000.0
     log_level: str = "INFO"
     with_front_door: bool = True
+    # False: coverage leaves the services alone, which then take half the time for what they do.
+    measured: bool = True
     keep: bool = False
     # None: FakeProvider in this process, and the configuration above.
     config: str | None = None
@@ -298,6 +300,7 @@ def _build(servers: Servers, root: Path, options: StackOptions) -> Stack:
         otlp_endpoint=options.otlp_endpoint or otlp.endpoint,
         log_level=options.log_level,
         overrides=_overrides(options),
+        measured=options.measured,
     )
     return Stack(servers, suite, options, telegram, provider, otlp, guardian)
 

@@ -95,6 +95,8 @@ class Suite:
     log_level: str = "INFO"
     # Service name -> more environment, for tests: {"bot-worker": {"KAIROS_BOTS_QUIET_WINDOW_MS": "50"}}
     overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    # Whether services are measured when the run that starts them is.
+    measured: bool = True
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
@@ -127,7 +129,7 @@ class Suite:
             own["OTLP_ENDPOINT"] = self.otlp_endpoint
         own |= self._of(service)
         return (
-            passed_environment()
+            passed_environment(measured=self.measured)
             | (self._of_providers() if service.name == "llm-router" else {})
             | {"PYTHONUNBUFFERED": "1"}
             | {f"KAIROS_{service.prefix}_{name}": value for name, value in own.items()}
