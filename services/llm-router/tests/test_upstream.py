@@ -180,9 +180,9 @@ async def test_a_deployment_read_anew_keeps_its_connections_and_a_changed_one_ge
     assert (server.connections, server.open) == (2, 2), "what is under way ends on the former connection"
     assert await stream.next() == CHUNK
     stream.close()
-    await kit.until(lambda: server.open == 1)
+    await kit.until(lambda: server.open == 1, 5)
     await upstream.complete(call_of(replace(changed, timeouts=Timeouts(first_byte=8))))
-    await kit.until(lambda: server.open == 1)
+    await kit.until(lambda: server.open == 1, 5)
     assert server.connections == 3
     assert len(upstream._former) <= 1, "a line without connections is forgotten"
 
