@@ -12,7 +12,7 @@ from kairos_router.domain.ask import InvalidAsk, bounds_on, estimate_usage, hold
 from kairos_router.domain.breaker import Breaker
 from kairos_router.domain.catalogue import Capability
 from kairos_router.domain.embedding_ask import parse_embedding_ask
-from kairos_router.domain.pricing import cost
+from kairos_router.domain.pricing import Price, cost
 from kairos_router.domain.selection import (
     TOO_SMALL,
     NothingFits,
@@ -85,6 +85,39 @@ def test_every_image_and_every_choice_is_in_the_bounds(kit: SimpleNamespace) -> 
     assert (bounds.input_tokens, bounds.output_tokens) == (1_110, 150)
     narrow = kit.deployment(context_window=500)
     assert bounds_on(ask, narrow, 50).input_tokens == 500
+
+
+def test_a_request_asks_for_no_more_than_the_deployment_writes(kit: SimpleNamespace) -> None:
+    deployment = kit.deployment(max_output_tokens=100)
+    asked = [max_tokens_on(kit.ask(max_tokens=wanted), deployment) for wanted in (50, 100, 9_999)]
+    assert asked == [50, 100, 100]
+    assert max_tokens_on(kit.ask(), deployment) == 100
+    assert max_tokens_on(parse_embedding_ask({"model": "m", "input": "a"}), deployment) == 0
+
+
+def test_only_a_count_by_the_deployments_own_tokenizer_bounds_its_input(kit: SimpleNamespace) -> None:
+    deployment = kit.deployment(tokenizer="own")
+    plain = parse_ask({"model": "m", "messages": MESSAGES}, 100)
+    counts = [("own", 40), ("own", 400), ("another", 40), (None, 40)]
+    bounds = [
+        bounds_on(replace(plain, tokens=tokens, tokenizer=name), deployment, 5).input_tokens
+        for name, tokens in counts
+    ]
+    assert bounds == [40, 100, 100, 100]
+
+
+def test_writes_to_a_providers_cache_are_held_for_wherever_the_request_asks_for_them(
+    kit: SimpleNamespace,
+) -> None:
+    part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
+    marked = kit.ask(messages=[{"role": "user", "content": [part]}])
+    bare = replace(marked, payload={"model": "m", "messages": MESSAGES})
+    for price, dearer in (
+        (Price("v", 1_000_000, 0, cache_write=2_000_000), 2),
+        (Price("v", 1_000_000, 0), 1),
+    ):
+        deployment = replace(kit.deployment(), price=price)
+        assert hold_on(marked, deployment, 5) == dearer * hold_on(bare, deployment, 5)
 
 
 @given(size=st.integers(0, 100_000), content=st.integers(0, 1_000_000), wanted=st.integers(1, 5_000))
