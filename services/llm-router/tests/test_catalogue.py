@@ -15,7 +15,7 @@ from kairos_router.adapters.toml_catalogue import (
     read_file,
 )
 from kairos_router.application.price_book import vendored_book
-from kairos_router.domain.catalogue import Capability, Catalogue, ModelNotFound
+from kairos_router.domain.catalogue import Capability, Catalogue, Dialect, ModelNotFound
 
 ROOT = Path(__file__).parents[3]
 
@@ -139,6 +139,7 @@ def test_the_fingerprint_of_a_name_changes_with_who_answers_and_with_nothing_els
     assert after(api_key="sk-two", max_concurrency=3, price=before.deployments["simulator"].price) == best
     assert after(model="another") != best
     assert after(base_url="https://elsewhere.test/v1") != best
+    assert after(dialect=Dialect(query=(("api-version", "2026-01-01"),))) != best
     fewer = {**before.routes, "best": replace(before.routes["best"], deployments=("openai-small",))}
     assert Catalogue(before.deployments, fewer).choice("best").fingerprint != best
 

@@ -448,6 +448,8 @@ def test_a_request_says_which_dearer_kinds_it_can_cause() -> None:
     searching = parse_ask({**ask.payload, "tools": tools}, 10)
     assert dict(searching.tool_calls) == {"web_search.low": 1, "web_search.medium": 3}
     assert searching.kinds == ANYTHING, "nobody knows what a search finds"
+    both = parse_ask({**searching.payload, "max_tool_calls": 5}, 10)
+    assert dict(both.tool_calls)["web_search.medium"] == 5, "of two limits nobody knows which one is kept"
 
 
 @pytest.mark.parametrize(
