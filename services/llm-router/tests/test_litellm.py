@@ -13,6 +13,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from kairos_router.adapters.litellm_request import arguments, google_auth_installed
 from kairos_router.adapters.litellm_upstream import LiteLLMUpstream, PoisonedRelease, require_clean
 from kairos_router.adapters.translated_responses import TranslatedResponses
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
@@ -20,6 +21,8 @@ from kairos_router.domain.catalogue import Deployment, Dialect, Timeouts
 from kairos_router.settings import quiet_litellm
 from kairos_testkit.fake_answers import count_tokens
 from kairos_testkit.fake_anthropic import FakeAnthropic
+from kairos_testkit.fake_bedrock import FakeBedrock
+from kairos_testkit.fake_cohere import FakeCohere
 from kairos_testkit.fake_gemini import FakeGemini
 from kairos_testkit.faults_script import Fault as Script
 from kairos_testkit.ports import free_port
@@ -59,6 +62,18 @@ def gemini() -> Iterator[FakeGemini]:
         yield running
 
 
+@pytest.fixture
+def bedrock() -> Iterator[FakeBedrock]:
+    with FakeBedrock() as running:
+        yield running
+
+
+@pytest.fixture
+def cohere() -> Iterator[FakeCohere]:
+    with FakeCohere() as running:
+        yield running
+
+
 def at(provider: str, model: str, base_url: str, kit: SimpleNamespace, **more: Any) -> Deployment:
     values = {"timeouts": Timeouts(first_byte=30.0, idle=30.0), "api_key": "secret-key"} | more
     deployment: Deployment = kit.deployment(
@@ -88,6 +103,13 @@ async def pieces(upstream: Any, call: ProviderCall) -> tuple[list[Any], Any]:
     assert data.pop() == b"[DONE]"
     stream.close()
     return [json.loads(each) for each in data], stream
+
+
+def called(chunks: list[Any]) -> tuple[str, Any]:
+    """The one tool that a stream calls, and its arguments."""
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    calls = [each["function"] for delta in deltas for each in delta.get("tool_calls") or ()]
+    return calls[0]["name"], json.loads("".join(each.get("arguments") or "" for each in calls))
 
 
 async def failure(upstream: LiteLLMUpstream, call: ProviderCall) -> ProviderFailed:
@@ -143,16 +165,7 @@ async def test_tools_of_anthropic_are_called_whole_and_in_a_stream(
     (call,) = choice["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"city": "weather in Rome"}
     chunks, _ = await pieces(sdk, asks(to_claude, "weather in Rome", tools=[TOOL]))
-    calls = [
-        each
-        for chunk in chunks
-        for choice in chunk["choices"]
-        for each in choice["delta"].get("tool_calls") or ()
-    ]
-    assert calls[0]["function"]["name"] == "weather"
-    assert json.loads("".join(each["function"].get("arguments") or "" for each in calls)) == {
-        "city": "weather in Rome"
-    }
+    assert called(chunks) == ("weather", {"city": "weather in Rome"})
     assert claude.records[0].body["tools"][0]["name"] == "weather"
     messages = [
         {"role": "user", "content": "weather in Rome"},
@@ -283,22 +296,178 @@ async def test_gemini_calls_tools_and_its_errors_are_told_apart(
         assert (await failure(sdk, asks(deployment))).fault is fault
 
 
-async def test_bedrock_is_asked_with_a_signature_of_the_deployments_own_keys(
-    sdk: LiteLLMUpstream, gemini: FakeGemini, kit: SimpleNamespace
-) -> None:
+def in_bedrock(bedrock: FakeBedrock, kit: SimpleNamespace, **more: Any) -> Deployment:
     options = (
         ("aws_access_key_id", "AKIAFAKE"),
         ("aws_secret_access_key", "fake-secret"),
         ("aws_region_name", "eu-west-1"),
-        ("aws_bedrock_runtime_endpoint", gemini.base_url),
+        ("aws_bedrock_runtime_endpoint", bedrock.base_url),
     )
     model = "anthropic.claude-3-5-sonnet-20240620-v1:0"
-    deployment = at("bedrock", model, "", kit, api_key=None, dialect=Dialect(options=options))
+    return at("bedrock", model, "", kit, api_key=None, dialect=Dialect(options=options), **more)
+
+
+async def test_bedrock_is_asked_with_a_signature_of_the_deployments_own_keys(
+    sdk: LiteLLMUpstream, bedrock: FakeBedrock, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_BEARER_TOKEN_BEDROCK",
+        "AWS_SESSION_TOKEN",
+    ):
+        monkeypatch.setenv(name, "the-routers-own")
+    bedrock.cached = 40
+    reply = await sdk.complete(asks(in_bedrock(bedrock, kit)))
+    assert reply.document["choices"][0]["message"]["content"] == "echo: hello there"
+    assert reply.usage is not None
+    (record,) = bedrock.records
+    assert reply.usage.output_tokens == record.usage["outputTokens"]
+    assert (reply.usage.input_tokens, reply.usage.cached_input_tokens) == (
+        record.usage["inputTokens"] + 40,
+        40,
+    )
+    assert "Credential=AKIAFAKE/" in record.headers["Authorization"]
+    assert "the-routers-own" not in str(record.headers)
+    assert record.body["inferenceConfig"]["maxTokens"] == 50
+
+
+async def test_a_binary_stream_of_bedrock_becomes_openai_events(
+    sdk: LiteLLMUpstream, bedrock: FakeBedrock, kit: SimpleNamespace
+) -> None:
+    bedrock.cached = 40
+    deployment = in_bedrock(bedrock, kit)
+    chunks, stream = await pieces(sdk, asks(deployment, "one two three", include_usage=True))
+    text = "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+    assert text == "echo: one two three"
+    assert [record.path.rpartition("/")[2] for record in bedrock.records] == ["converse-stream"]
+    assert stream.usage.output_tokens == bedrock.records[0].usage["outputTokens"]
+    assert stream.usage.input_tokens == bedrock.records[0].usage["inputTokens"] + 40
+    assert stream.usage.cached_input_tokens == 40
+    assert stream.finished
+
+
+async def test_tools_of_bedrock_are_called_whole_and_in_a_stream(
+    sdk: LiteLLMUpstream, bedrock: FakeBedrock, kit: SimpleNamespace
+) -> None:
+    deployment = in_bedrock(bedrock, kit)
+    reply = await sdk.complete(asks(deployment, "weather in Rome", tools=[TOOL]))
+    choice = reply.document["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert json.loads(call["function"]["arguments"]) == {"city": "weather in Rome"}
+    chunks, _ = await pieces(sdk, asks(deployment, "weather in Rome", tools=[TOOL]))
+    assert called(chunks) == ("weather", {"city": "weather in Rome"})
+    messages = [
+        {"role": "user", "content": "weather in Rome"},
+        choice["message"],
+        {"role": "tool", "tool_call_id": call["id"], "content": "sunny"},
+    ]
+    after = await sdk.complete(asks(deployment, messages=messages, tools=[TOOL]))
+    assert after.document["choices"][0]["message"]["content"] == "echo: sunny"
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"),
+    [
+        (400, Fault.INVALID_REQUEST),
+        (403, Fault.MISCONFIGURED),
+        (429, Fault.RATE_LIMITED),
+        (500, Fault.FAILED),
+        (503, Fault.FAILED),
+    ],
+)
+async def test_an_error_of_bedrock_is_told_apart_and_holds_no_secret(
+    sdk: LiteLLMUpstream, bedrock: FakeBedrock, kit: SimpleNamespace, status: int, fault: Fault
+) -> None:
+    bedrock.fail(Script(status=status, times=0))
+    deployment = in_bedrock(bedrock, kit)
+    failed = await failure(sdk, asks(deployment))
+    with pytest.raises(ProviderFailed) as caught:
+        await sdk.open_stream(asks(deployment))
+    for each in (failed, caught.value):
+        assert (each.fault, each.may_have_run) == (fault, False)
+        assert "fake-secret" not in f"{each} {each.body!r} {each.__cause__}"
+    assert len(bedrock.records) == 2, "the SDK tried again without a hold"
+
+
+async def test_a_stream_of_bedrock_that_ends_in_the_middle_is_not_whole(
+    sdk: LiteLLMUpstream, bedrock: FakeBedrock, kit: SimpleNamespace
+) -> None:
+    deployment = in_bedrock(bedrock, kit)
+    bedrock.fail(Script(cut_after_bytes=1_500))
+    faults = []
+    for events_at_most, exception in ((None, None), (8, None), (None, "throttlingException")):
+        bedrock.events_at_most, bedrock.exception = events_at_most, exception
+        with pytest.raises(ProviderFailed) as caught:
+            await pieces(sdk, asks(deployment, "word " * 60))
+        faults.append((caught.value.may_have_run, caught.value.fault))
+    assert [may_have_run for may_have_run, _ in faults] == [True] * 3
+    assert faults[2][1] is Fault.FAILED
+
+
+async def test_cohere_answers_whole_and_calls_tools(
+    sdk: LiteLLMUpstream, cohere: FakeCohere, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COHERE_API_KEY", "the-routers-own")
+    deployment = at("cohere", "command-a-03-2025", cohere.url, kit)
     reply = await sdk.complete(asks(deployment))
     assert reply.document["choices"][0]["message"]["content"] == "echo: hello there"
     assert reply.usage is not None
-    assert reply.usage.output_tokens == count_tokens("echo: hello there")
-    assert "Credential=AKIAFAKE/" in gemini.records[0].headers["Authorization"]
+    (record,) = cohere.records
+    tokens = record.usage["tokens"]
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == tuple(tokens.values())
+    assert (record.headers["Authorization"], record.body["max_tokens"]) == ("Bearer secret-key", 50)
+    called_one = await sdk.complete(asks(deployment, "weather in Oslo", tools=[TOOL]))
+    (call,) = called_one.document["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "weather in Oslo"}
+
+
+async def test_a_stream_of_cohere_is_refused_before_anything_is_sent(
+    sdk: LiteLLMUpstream, cohere: FakeCohere, kit: SimpleNamespace
+) -> None:
+    deployment = at("cohere", "command-a-03-2025", cohere.url, kit)
+    with pytest.raises(ProviderFailed) as caught:
+        await sdk.open_stream(asks(deployment))
+    assert (caught.value.fault, caught.value.may_have_run) == (Fault.MISCONFIGURED, False)
+    assert cohere.records == []
+    # The reason: the SDK still fails at the events. When it no longer does, the refusal can go.
+    answer = await sdk._sdk.acompletion(**arguments(asks(deployment)), stream=True)
+    with pytest.raises(Exception, match="parsing chunk"):
+        [chunk async for chunk in answer]
+
+
+async def test_vertex_is_refused_without_googles_package_before_anything_is_sent(
+    sdk: LiteLLMUpstream, gemini: FakeGemini, kit: SimpleNamespace
+) -> None:
+    assert not google_auth_installed(), "test Vertex itself now"
+    options = (("vertex_credentials", '{"type": "service_account"}'), ("vertex_project", "mine"))
+    deployment = at(
+        "vertex", "gemini-2.5-flash", gemini.base_url, kit, api_key=None, dialect=Dialect(options=options)
+    )
+    failed = await failure(sdk, asks(deployment))
+    assert (failed.fault, failed.may_have_run) == (Fault.MISCONFIGURED, False)
+    assert "google-auth" in str(failed)
+    assert gemini.records == []
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"),
+    [
+        (400, Fault.INVALID_REQUEST),
+        (401, Fault.MISCONFIGURED),
+        (429, Fault.RATE_LIMITED),
+        (500, Fault.FAILED),
+    ],
+)
+async def test_an_error_of_cohere_is_told_apart_and_holds_no_key(
+    sdk: LiteLLMUpstream, cohere: FakeCohere, kit: SimpleNamespace, status: int, fault: Fault
+) -> None:
+    cohere.fail(Script(status=status, times=0))
+    failed = await failure(sdk, asks(at("cohere", "command-a-03-2025", cohere.url, kit)))
+    assert (failed.fault, failed.may_have_run) == (fault, False)
+    assert "secret-key" not in f"{failed} {failed.body!r} {failed.__cause__}"
+    assert len(cohere.records) == 1, "the SDK tried again without a hold"
 
 
 HOSTILE: list[dict[str, Any]] = [

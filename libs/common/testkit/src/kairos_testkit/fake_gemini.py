@@ -1,4 +1,4 @@
-"""Gemini's generateContent and streamGenerateContent, and Bedrock's Converse, as documented."""
+"""Gemini's generateContent and streamGenerateContent, as documented."""
 
 import json
 from collections.abc import Mapping
@@ -55,7 +55,6 @@ class FakeGemini(FakeServer):
         return [
             web.post(r"/v1beta/models/{model}:generateContent", self._generate),
             web.post(r"/v1beta/models/{model}:streamGenerateContent", self._stream),
-            web.post(r"/model/{model}/converse", self._converse),
         ]
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
@@ -106,28 +105,6 @@ class FakeGemini(FakeServer):
         self.records.append(GeminiRecord(request.path_qs, dict(request.headers), body, usage))
         status = fault.status if fault and fault.status else _OK
         return said, usage, None if status == _OK else _error(status)
-
-    async def _converse(self, request: web.Request) -> web.StreamResponse:
-        """Bedrock's Converse; the signature is there, what it signs is AWS's business."""
-        body = await request.json()
-        if not request.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256"):
-            return web.json_response({"message": "Missing Authentication Token"}, status=403)
-        content = body["messages"][-1]["content"]
-        limit = (body.get("inferenceConfig") or {}).get("maxTokens")
-        said = say(Asked(_text(content), count_tokens(_text(content)), max_tokens=limit))
-        usage = {
-            "inputTokens": count_tokens(_text(content)),
-            "outputTokens": said.tokens,
-            "totalTokens": count_tokens(_text(content)) + said.tokens,
-            "cacheReadInputTokens": self.cached,
-            "cacheWriteInputTokens": 0,
-        }
-        self.records.append(GeminiRecord(request.path_qs, dict(request.headers), body, usage))
-        stop = "max_tokens" if said.finish == "length" else "end_turn"
-        message = {"role": "assistant", "content": [{"text": said.text}]}
-        return web.json_response(
-            {"output": {"message": message}, "stopReason": stop, "usage": usage, "metrics": {"latencyMs": 1}}
-        )
 
 
 def _parts(said: Said) -> list[dict[str, Any]]:

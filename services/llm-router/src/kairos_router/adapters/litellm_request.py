@@ -6,6 +6,8 @@ are refused, as are its names for reading the process's environment.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import orjson
@@ -63,6 +65,8 @@ OPTIONS = frozenset(
 # These find credentials in the machine they run on when none are given.
 _AMBIENT = frozenset({"bedrock", "vertex_ai"})
 _CREDENTIALS = frozenset({"aws_secret_access_key", "vertex_credentials"})
+# The SDK fails at their events after the provider has run: such a stream is not begun.
+_NO_STREAM = frozenset({"cohere", "cohere_chat"})
 _ENVIRONMENT = "os.environ/"
 # Far beyond our own limits, which end a call.
 _NEVER_S = 3_600.0
@@ -84,6 +88,14 @@ def embedding_arguments(call: ProviderCall) -> dict[str, Any]:
     return {**asked, "encoding_format": "float", **connection(call.deployment)}
 
 
+def stream_arguments(call: ProviderCall) -> dict[str, Any]:
+    """The SDK's arguments for a chat completion in pieces. Raises ProviderFailed."""
+    asked = arguments(call)
+    if call.deployment.provider in _NO_STREAM:
+        raise _misconfigured("the SDK can't read this provider's stream; reach it by kind openai")
+    return {**asked, "stream": True, "stream_options": {"include_usage": True}}
+
+
 def connection(deployment: Deployment) -> dict[str, Any]:
     """Where to, as whom, and without retries: the router makes its own, each with a hold."""
     options = dict(deployment.dialect.options)
@@ -98,6 +110,8 @@ def connection(deployment: Deployment) -> dict[str, Any]:
         raise _misconfigured("an option is not allowed")
     if not options.get("vertex_credentials", "{").lstrip().startswith("{"):
         raise _misconfigured("vertex_credentials must be the JSON itself, not a file")
+    if provider == "vertex_ai" and not google_auth_installed():
+        raise _misconfigured("Vertex AI needs the package google-auth, which is not installed")
     named = deployment.api_key or options.keys() & _CREDENTIALS
     ambient = provider in _AMBIENT and deployment.owner is None and not deployment.base_url
     if not named and not ambient:
@@ -115,11 +129,23 @@ def connection(deployment: Deployment) -> dict[str, Any]:
     }
     if deployment.api_key:
         found["api_key"] = deployment.api_key
+    elif provider == "bedrock" and "aws_secret_access_key" in options:
+        # Unless told that there is none, the SDK takes these from the environment, beside or before the keys.
+        found["api_key"] = ""
+        found.setdefault("aws_session_token", "")
     if deployment.base_url:
         found["api_base"] = deployment.base_url
     if headers:
         found["extra_headers"] = headers
     return found
+
+
+@cache
+def google_auth_installed() -> bool:
+    try:
+        return find_spec("google.auth") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def require_embedded(payload: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ import orjson
 
 from kairos_router.adapters.embedding_documents import embeddings_reply, texts_of
 from kairos_router.adapters.litellm_errors import failure_of
-from kairos_router.adapters.litellm_request import arguments, embedding_arguments
+from kairos_router.adapters.litellm_request import arguments, embedding_arguments, stream_arguments
 from kairos_router.application.ports import (
     Fault,
     ProviderCall,
@@ -66,8 +66,7 @@ class LiteLLMUpstream:
         return ProviderReply(orjson.dumps(document), document, read_usage(document))
 
     async def open_stream(self, call: ProviderCall) -> ProviderStream:
-        asked = {**arguments(call), "stream": True, "stream_options": {"include_usage": True}}
-        return _SdkStream(await self._ask(call, "acompletion", asked), call, self._let_go)
+        return _SdkStream(await self._ask(call, "acompletion", stream_arguments(call)), call, self._let_go)
 
     async def close(self) -> None:
         if self._closing:
