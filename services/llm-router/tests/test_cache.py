@@ -589,8 +589,6 @@ async def test_without_the_store_requests_go_on_as_if_there_were_no_cache() -> N
         await desk.ask(ask_for(), control=b"only-if-cached")
 
 
-# redis-py leaves a connection that it was cancelled on to the garbage collector, which complains of it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_redis_that_hangs_costs_a_request_some_milliseconds_once() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(4_096):
