@@ -120,3 +120,13 @@ class LeaseMachine(RuleBasedStateMachine):
 
 
 TestLease = LeaseMachine.TestCase
+
+
+def test_no_hold_or_end_of_one_makes_money() -> None:
+    balance = Balance(10, held=4)
+    with pytest.raises(DoesNotFit):
+        balance.take(-1)
+    for hold, cost_of_it in ((5, 0), (-1, 0), (4, -1)):
+        with pytest.raises(NotHeld):
+            balance.settle(hold, cost_of_it)
+    assert balance.shrink(-5).granted == 4
