@@ -15,6 +15,8 @@ from kairos_testkit.console_build import build_console, is_stale, node_directory
 from kairos_testkit.front_door import TEMPLATE, TemplateChangedError, publish_console, render
 from kairos_testkit.local_state import forget_data, open_state
 from kairos_testkit.local_suite import digest
+from kairos_testkit.measuring import imported_first
+from kairos_testkit.settings import passed_environment
 from kairos_testkit.suite import BY_NAME, FRONT_DOOR
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -149,3 +151,26 @@ def test_services_of_the_distribution_are_held_back_during_installation(tmp_path
     with bootstrap.services_held_back([]):
         assert subprocess.run([policy], check=False).returncode == 101
     assert not policy.exists()
+
+
+def test_services_are_measured_with_the_run_unless_their_suite_says_no(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COVERAGE_PROCESS_START", "pyproject.toml")
+    assert passed_environment()["COVERAGE_PROCESS_START"] == "pyproject.toml"
+    unmeasured = passed_environment(measured=False)
+    assert not any(name.startswith("COVERAGE") for name in unmeasured)
+    assert "PATH" in unmeasured
+
+
+def test_before_measuring_a_process_imports_what_it_needs_of_others_and_nothing_of_ours() -> None:
+    python = "/usr/bin/python"
+    assert imported_first([python, "some/program.py"]) == ()
+    router = imported_first([python, "bin/kairos-llm-router"])
+    worker = imported_first([python, "-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"])
+    assert "fastapi" in router
+    assert "aiogram.types" not in router
+    assert "aiogram.types" in imported_first([python, "bin/kairos-bot-worker"])
+    assert "aiogram.types" in worker
+    # A plugin of pytest that is imported too early keeps its asserts as they are.
+    assert not any(name.startswith(("kairos", "hypothesis", "pytest")) for name in worker)
