@@ -306,6 +306,8 @@ async def test_the_header_chooses_a_fresh_answer_none_kept_or_a_kept_one_only(st
     assert kept.body == fresh.body
     with pytest.raises(Rejected, match="not_cached"):
         await desk.ask(ask_for(temperature=0), Caller(Scope(OTHER)), control=b"Only-If-Cached")
+    with pytest.raises(Rejected, match="invalid_header"):
+        await desk.ask(ask_for(), control=b"none")
 
 
 async def test_a_purge_and_a_shorter_time_hold_for_what_is_kept_already(store: Any) -> None:
