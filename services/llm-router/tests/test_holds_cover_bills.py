@@ -101,6 +101,8 @@ def test_pictures_and_the_search_of_a_model_that_searches_are_charged_though_no_
     )
     assert told.cost == hold.amount
     assert settled(attempt, ask, counted, content_bytes=0, latency_ms=1).cost > told.cost
+    seen = replace(Usage(300, 5), images=3)
+    assert settled(attempt, ask, seen, content_bytes=0, latency_ms=1).usage.images == 3
 
 
 def test_no_attempt_costs_more_than_the_ledger_can_add_up(kit: SimpleNamespace) -> None:
