@@ -170,7 +170,6 @@ class Router:
         self.upkeep = Background()
         consumers.register(self.bus, self.store, self.wallet, self.authenticator)
         catalogue_events.follow(self.bus, self.catalogue, self.circuits, self.holder)
-        self.limits_stale = asyncio.Event()
         consumers.follow(self.bus, self.quotas, self.cache_policies, self.limits_stale.set)
 
     def _limits(self, redis_url: str) -> None:
@@ -181,6 +180,7 @@ class Router:
         self.cache_store = PostgresCachePolicies(self.database)
         self.cache_policies = CachePolicies(self.cache_store)
         self.kept_answers = RedisAnswers(redis_url)
+        self.limits_stale = asyncio.Event()
 
     def _use_cases(self) -> None:
         chooser = Chooser(self.catalogue, self.wallet, self.circuits)
