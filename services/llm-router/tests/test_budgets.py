@@ -45,6 +45,14 @@ class Tokens:
         """A new one would be the same."""
 
 
+async def _has_broker(bus: Any) -> bool:
+    try:
+        await bus.check()
+    except Exception:  # noqa: BLE001 - whatever is not ready yet, the answer is: not yet
+        return False
+    return True
+
+
 @pytest.fixture
 async def analytics(
     provisioned: Any, broker_url: str, redis_url: str, kit: SimpleNamespace
@@ -69,6 +77,8 @@ async def analytics(
     app = build_app(settings, authenticator=RouterItself())
     session = OutboundSession()
     async with kit.serving(app, http="httptools") as url:
+        # One that is ended before it has the broker waits for it as long as a publish may take.
+        await kit.until(lambda: _has_broker(app.state.parts.bus))
 
         async def limit(amount: int) -> UUID:
             wish = NewBudget(
