@@ -482,3 +482,14 @@ def test_a_response_holds_for_the_searches_it_may_make() -> None:
     )
     assert ask.tool_calls == (("web_search.low", 3),)
     assert ask.service == "priority"
+
+
+def test_claims_beyond_the_input_tiers_of_a_service_and_families_of_tools_are_priced_exactly() -> None:
+    assert cost(AUDIO, Usage(100, 0, audio_input_tokens=500)) == 100 * 40_000
+    assert affordable_output(AUDIO, Bounds(1_000, 0, PLAIN), 1_000) == 0
+    long = LongContext(100, Rates(usd("9"), 0))
+    price = Price("v", usd("1"), 0, services=(Service("flex", Rates(usd("2"), 0), (long,)),))
+    held = [worst_case(price, Bounds(size, 0, PLAIN, service="flex")) for size in (100, 101)]
+    assert held == [100 * 2_000, 101 * 9_000]
+    tools = Price("v", 0, 0, tools=(("web_search", 7), ("web_search.low", 9)))
+    assert tools.tool("web_search.high") == 7
