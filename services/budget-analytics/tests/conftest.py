@@ -1,5 +1,6 @@
 """A database per module, and the use cases on it as bootstrap wires them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from kairos_budget.settings import Settings
 from kairos_contracts.audit import AuditContext
 from kairos_contracts.llm.v1 import UsageRecordedV1
 from kairos_contracts.permissions import Actor, Role
+from kairos_messaging import Bus
 from kairos_persistence import Database, create_engine
 from kairos_testkit.databases import ClonedDatabase, Provisioned
 from kairos_testkit.redis_databases import lend
@@ -243,6 +245,16 @@ class Caller:
         return answer.json()
 
 
+async def _has_broker(bus: Bus) -> None:
+    """An application that is ended before it has the broker waits for it as long as a publish may take."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await bus.check()
+            except Exception:  # noqa: BLE001 - whatever is not ready yet, the answer is: not yet
+                await asyncio.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 async def app(cloned: ClonedDatabase, servers: Servers) -> AsyncIterator[FastAPI]:
     vhost = f"budget-http-{uuid4().hex}"
@@ -251,6 +263,7 @@ async def app(cloned: ClonedDatabase, servers: Servers) -> AsyncIterator[FastAPI
         settings = settings_of(cloned.urls["budget"], amqp_url=servers.amqp(vhost), redis_url=redis_url)
         built = build_app(settings, authenticator=Gate())
         async with built.router.lifespan_context(built):
+            await _has_broker(built.state.parts.bus)
             yield built
     servers.management.delete_vhost(vhost)
 
