@@ -1,5 +1,6 @@
 """Builds the console with the system's Node when it is new enough, else with the one in the environment."""
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def build_console(root: Path) -> bool:
     console = root / "services" / "console"
     if not (console / "package.json").exists() or not is_stale(console):
         return False
+    # Two workers of one run want it at the same time; the second finds it built.
+    with (console / "package.json").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return is_stale(console) and _build(console)
+
+
+def _build(console: Path) -> bool:
     env = whole_environment()
     env["PATH"] = f"{node_directory(env['PATH'])}:{env['PATH']}"
     lock, installed = console / "package-lock.json", console / "node_modules" / ".package-lock.json"
