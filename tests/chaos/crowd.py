@@ -8,7 +8,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -16,6 +16,7 @@ import aiohttp
 MODEL = "default"
 OK, PAYMENT_REQUIRED, SERVER_ERROR, TOO_MANY = 200, 402, 500, 429
 DONE = b"data: [DONE]"
+AT_THE_CAP = b"budget_exhausted"
 WORDS = ("money spends itself when nobody counts what", "every one of us asks for", "at once")
 
 
@@ -51,6 +52,20 @@ class Tally:
         return len(mine) == last and set(mine) == {"refused"}
 
 
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """This share of the streams asks for long answers, whose holds grow while they are read.
+
+    `hear` is told the tag of a request and how often `mark` has come in its answer so far.
+    """
+
+    share: float
+    model: str
+    max_tokens: int
+    mark: bytes
+    hear: Callable[[str, int], None]
+
+
 class Crowd(threading.Thread):
     """`clients` at once, each asking, waiting for the end, and asking again, until `leave` is called."""
 
@@ -62,11 +77,13 @@ class Crowd(threading.Thread):
         clients: int,
         seed: int,
         max_tokens: int,
+        growing: Growing | None = None,
     ) -> None:
         super().__init__(name="crowd", daemon=True)
         self.tally = Tally()
         self._gateways, self._accounts = tuple(gateways), tuple(accounts)
         self._clients, self._seed, self._max_tokens = clients, seed, max_tokens
+        self._growing = growing
         self._leaving = threading.Event()
 
     def leave(self) -> None:
@@ -93,30 +110,52 @@ class Crowd(threading.Thread):
             stream = dice.random() < 0.5
             tag = f"{account.owner}-{number}-{count}"
             words = " ".join(dice.choices(WORDS, k=dice.randint(1, 5)))
-            outcome = await self._ask(session, gateway, account, f"{tag} {words}", stream=stream)
+            growing = self._growing if stream and self._growing else None
+            if growing is not None and dice.random() >= growing.share:
+                growing = None
+            text = f"{tag} {words}"
+            outcome = await self._ask(session, gateway, account, text, stream=stream, growing=growing)
             self.tally.asked.append(Asked(tag, account.owner, gateway, stream, outcome))
             # Who was refused or met a dead gateway tries again soon: that is what overruns a weak cap.
             await asyncio.sleep(0 if outcome == "answered" else dice.uniform(0.02, 0.2))
 
     async def _ask(
-        self, session: aiohttp.ClientSession, gateway: int, account: Account, text: str, *, stream: bool
+        self,
+        session: aiohttp.ClientSession,
+        gateway: int,
+        account: Account,
+        text: str,
+        *,
+        stream: bool,
+        growing: Growing | None,
     ) -> str:
         body = {
-            "model": MODEL,
+            "model": growing.model if growing else MODEL,
             "messages": [{"role": "user", "content": text}],
-            "max_tokens": self._max_tokens,
+            "max_tokens": growing.max_tokens if growing else self._max_tokens,
             "stream": stream,
         }
         headers = {"Authorization": f"Bearer {account.api_key}"}
         url = f"{self._gateways[gateway]}/v1/chat/completions"
         try:
             async with session.post(url, json=body, headers=headers) as answer:
-                content = await answer.read()
+                content = await (_listened(answer, text, growing) if growing else answer.read())
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
             return "broken"
+        if answer.status == OK and growing is not None and DONE in content:
+            return "ended at the cap" if AT_THE_CAP in content else "grown"
         if answer.status == OK:
             return "answered" if not stream or DONE in content else "cut"
         return _refusal(answer.status, content)
+
+
+async def _listened(answer: aiohttp.ClientResponse, text: str, growing: Growing) -> bytes:
+    """The whole answer, telling at every piece how far it was heard."""
+    content = b""
+    async for piece in answer.content.iter_any():
+        content += piece
+        growing.hear(text.partition(" ")[0], content.count(growing.mark))
+    return content
 
 
 def _refusal(status: int, content: bytes) -> str:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from tests.chaos.crowd import Account, Crowd
+from tests.chaos.crowd import Account, Crowd, Growing
 from tests.chaos.invariants import Truth, over_limit
+from tests.chaos.paced_provider import CUT, LEAD, LONGEST, MARK, WHOLE, WRITER, PacedProvider
 from tests.chaos.quotas import quotas_over
 from tests.e2e.people import signed_in
 
 from kairos_testkit.api_client import ApiError
-from kairos_testkit.fake_provider import FakeProvider, ProviderRecord
+from kairos_testkit.fake_provider import ProviderRecord
 from kairos_testkit.faults_script import Fault
 from kairos_testkit.servers import start_native
 from kairos_testkit.stack import Stack, StackOptions, start_stack
@@ -59,6 +60,21 @@ context_window = 128_000
 max_output_tokens = 4_096
 capabilities = ["streaming", "tools", "json"]
 timeouts = {{ connect = 3.0, first_byte = 5.0, idle = 5.0 }}
+
+# Streams of this one hold a chunk at a time: it vouches for how far ahead of its reader it gets.
+[deployments.writer]
+kind = "openai"
+provider = "fake"
+model = "{writer}"
+base_url = "{url}"
+api_key_env = "FAKE_PROVIDER_API_KEY"
+price = {{ input = 1_000, output = 4_000 }}
+context_window = 128_000
+max_output_tokens = 4_096
+capabilities = ["streaming"]
+stream_lead_tokens = {lead}
+stream_chunk_tokens = {lead}
+timeouts = {{ connect = 3.0, first_byte = 5.0, idle = 10.0 }}
 
 [deployments.free]
 kind = "simulator"
@@ -101,6 +117,7 @@ class Plan:
     kills: dict[str, int] = field(default_factory=lambda: {"llm-router": 4, "budget-analytics": 3})
     flushes: int = 5
     fault_share: float = 0.15
+    growing_share: float = 0.15
 
 
 @dataclass
@@ -119,6 +136,8 @@ class Report:
     ledger_nano_usd: dict[str, int] = field(default_factory=dict)
     unused_nano_usd: dict[str, int] = field(default_factory=dict)
     estimated_attempts: int = 0
+    grown_streams: int = 0
+    streams_cut: int = 0
     reconciled_attempts: int = 0
     seconds_to_exhaust: float = 0.0
     quotas: dict[str, list[int]] = field(default_factory=dict)
@@ -131,7 +150,7 @@ def price_of(record: ProviderRecord) -> int:
 
 
 class Squeeze:
-    def __init__(self, stack: Stack, provider: FakeProvider, plan: Plan) -> None:
+    def __init__(self, stack: Stack, provider: PacedProvider, plan: Plan) -> None:
         self.stack, self.provider, self.plan = stack, provider, plan
         self.random = random.Random(plan.seed)
         self.report = Report(kills=dict.fromkeys(plan.kills, 0))
@@ -204,8 +223,14 @@ class Squeeze:
         ]
 
     def _crowd(self, clients: int) -> Crowd:
+        growing = Growing(self.plan.growing_share, "writer", LONGEST, MARK, self.provider.hear)
         return Crowd(
-            self._gateways(), self.accounts, clients=clients, seed=self.plan.seed, max_tokens=MAX_TOKENS
+            self._gateways(),
+            self.accounts,
+            clients=clients,
+            seed=self.plan.seed,
+            max_tokens=MAX_TOKENS,
+            growing=growing,
         )
 
     # The torment ----------------------------------------------------------------------------------
@@ -280,9 +305,16 @@ class Squeeze:
                     for name in ("all", record.text.partition("-")[0]):
                         billed[name] += price_of(record)
             seen = end
+            # Read after the records: what ends in between is missed once, and never counted twice.
+            running: dict[str, int] = defaultdict(int)
+            known = {record.attempt_id for record in self.provider.records[end:]}
+            for record in list(self.provider.writing.values()):
+                if record.attempt_id not in known:
+                    for name in ("all", record.text.partition("-")[0]):
+                        running[name] += price_of(record)
             for name, limit in self.limits.items():
-                if billed[name] > limit:
-                    self._over_bill(name, billed[name])
+                if billed[name] + running[name] > limit:
+                    self._over_bill(name, billed[name] + running[name])
         truth.close()
 
     def _over_bill(self, name: str, billed: int) -> None:
@@ -385,14 +417,21 @@ class Squeeze:
         self._wait_until(lambda: not self._unposted(truth), 60, "usage is not posted at the end")
         billed: dict[str, int] = defaultdict(int)
         exact: dict[str, int] = {}
+        grown: dict[str, int] = {}
         for attempt, record in self._billed().items():
             for name in ("all", record.text.partition("-")[0]):
                 billed[name] += price_of(record)
-            if record.fault not in {"omit_usage", "wrong_usage"}:
+            if record.fault in {WHOLE, CUT}:
+                grown[attempt] = price_of(record)
+                self.report.grown_streams += record.fault == WHOLE
+                self.report.streams_cut += record.fault == CUT
+            elif record.fault not in {"omit_usage", "wrong_usage"}:
                 exact[attempt] = price_of(record)
         self.report.provider_requests = len(self.provider.records)
         self.report.billed_nano_usd = dict(billed)
-        self._compare(exact, {str(row["id"]): row for row in truth.rows(POSTED)})
+        posted = {str(row["id"]): row for row in truth.rows(POSTED)}
+        self._compare(exact, posted)
+        self._compare_grown(grown, posted)
         for row in truth.rows(PERIODS):
             name = self.budgets[str(row["budget_id"])]
             self.report.ledger_nano_usd[name] = row["settled_nano"]
@@ -403,6 +442,12 @@ class Squeeze:
             self.report.breaches.append(f"I5 ledger check: {check}")
         for name, left in _usable(self.report.unused_nano_usd).items():
             self.report.breaches.append(f"I5 {name}: {left} nano-USD could not be used up")
+
+    def _compare_grown(self, grown: dict[str, int], posted: dict[str, dict[str, Any]]) -> None:
+        """A stream that was cut is charged by what was read and the lead: never less than it cost."""
+        for attempt, cost in grown.items():
+            if attempt not in posted or posted[attempt]["cost_nano"] < cost:
+                self.report.breaches.append(f"I5 stream {attempt}: {posted.get(attempt)}, provider {cost}")
 
     def _compare(self, exact: dict[str, int], posted: dict[str, dict[str, Any]]) -> None:
         for attempt, cost in exact.items():
@@ -444,14 +489,14 @@ def run_squeeze(plan: Plan) -> Report:
     }
     # Silence is suspected sooner than in production, where the run would wait half a minute for it.
     authority = {"KAIROS_BUDGET_LEASE_TTL_S": "6", "KAIROS_BUDGET_LEASE_GRACE_S": "4"}
-    provider = FakeProvider().start()
+    provider = PacedProvider().start()
     try:
         options = StackOptions(
             measured=False,
             replicas={"llm-router": plan.routers},
             env={"llm-router": routers, "budget-analytics": authority},
             log_level="WARNING",
-            config=CONFIG.format(url=provider.url),
+            config=CONFIG.format(url=provider.url, writer=WRITER, lead=LEAD),
         )
         with start_stack(servers, ROOT, options) as stack:
             return Squeeze(stack, provider, plan).run()

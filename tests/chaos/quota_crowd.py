@@ -11,8 +11,9 @@ OK, TOO_MANY = 200, 429
 AT_ONCE = 4
 # A router that refused this often in a row has nothing left for this key.
 REFUSALS = 15
-# Slices that a router took and did not need go back after two idle seconds and a beat.
-GIVEN_BACK_S, ALL_USED_S = 4.5, 1.5
+# What routers kept back, or may not give before all have told what they used, comes within seconds; on a
+# machine so loaded that Redis counts as away for moments, it takes longer.
+PATIENCE_S, QUIET_S = 30.0, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +40,40 @@ class Callers:
         self._others: set[str] = set()
         self._halfway: Callable[[], None] | None = None
         self._half = 0
+        self._deadline = 0.0
 
-    def use_up(self, limit: int, halfway: Callable[[], None] | None = None) -> Admitted:
-        """Ask until all routers refuse, and refuse still when what they kept back has come back.
+    def use_up(self, limit: int, least: int, halfway: Callable[[], None] | None = None) -> Admitted:
+        """Ask until `least` are let in, and on until all routers refuse for a while.
 
         `halfway` is called once, when half of the limit is used.
         """
-        return asyncio.run(self._use_up(limit, halfway))
+        return asyncio.run(self._use_up(limit, least, halfway))
 
     def seconds_until(self, status: int, gateway: int) -> float:
         """How long until a router answers so; gives up after ten seconds."""
         return asyncio.run(self._seconds_until(status, gateway))
 
-    async def _use_up(self, limit: int, halfway: Callable[[], None] | None) -> Admitted:
+    async def _use_up(self, limit: int, least: int, halfway: Callable[[], None] | None) -> Admitted:
         started = time.monotonic()
         async with aiohttp.ClientSession(headers=self._headers) as session:
             self._halfway, self._half = halfway, limit // 2
-            await self._everywhere(lambda number: self._until_refused(session, number))
+            self._deadline = started + PATIENCE_S
+            await self._everywhere(lambda number: self._until_refused(session, number, REFUSALS))
             quiet = time.monotonic()
-            while time.monotonic() < quiet + (ALL_USED_S if sum(self._admitted) >= limit else GIVEN_BACK_S):
+            while time.monotonic() < self._deadline and (
+                sum(self._admitted) < least or time.monotonic() < quiet + QUIET_S
+            ):
                 before = sum(self._admitted)
-                await asyncio.sleep(0.5)
-                await self._everywhere(lambda number: self._ask(session, number))
+                await self._everywhere(lambda number: self._until_refused(session, number, 3))
                 quiet = time.monotonic() if sum(self._admitted) > before else quiet
         return Admitted(tuple(self._admitted), time.monotonic() - started, tuple(sorted(self._others)))
 
     async def _everywhere(self, work: Callable[[int], Awaitable[object]]) -> None:
         await asyncio.gather(*(work(number) for number in range(len(self._gateways)) for _ in range(AT_ONCE)))
 
-    async def _until_refused(self, session: aiohttp.ClientSession, number: int) -> None:
+    async def _until_refused(self, session: aiohttp.ClientSession, number: int, times: int) -> None:
         in_a_row = 0
-        while in_a_row < REFUSALS:
+        while in_a_row < times and time.monotonic() < self._deadline:
             refused = await self._ask(session, number) == TOO_MANY
             in_a_row = in_a_row + 1 if refused else 0
             # A refusal is believed for a quarter of a second.

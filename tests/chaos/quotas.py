@@ -40,7 +40,7 @@ def quotas_over(stack: Stack, gateways: Sequence[str], limit: int) -> Found:
         followed = max(callers.seconds_until(TOO_MANY, number) for number in (first, *others))
         found.seconds_until_followed = max(found.seconds_until_followed, round(followed, 2))
         router.call("PATCH", f"/quotas/{quota['quota_id']}", {"limit": limit})
-        let_in = callers.use_up(limit, store.flushall if halfway else None)
+        let_in = callers.use_up(limit, round(limit * LEAST_USED), store.flushall if halfway else None)
         found.admitted[name] = list(let_in.by_router)
         found.breaches += breaches_of(name, let_in, round(limit * LEAST_USED), most)
 

@@ -19,3 +19,5 @@ def test_200_clients_never_pass_a_budget_while_everything_about_money_is_killed(
     assert all(report.kills[name] == count for name, count in plan.kills.items())
     assert report.outcomes.get("refused", 0) > plan.clients
     assert report.samples > plan.seconds
+    assert report.grown_streams > 0
+    assert report.outcomes.get("ended at the cap", 0) > 0

@@ -20,3 +20,4 @@ def test_no_budget_is_passed_while_routers_and_the_authority_are_killed() -> Non
     print(render(plan, report))
     assert report.breaches == []
     assert report.outcomes.get("refused", 0) > 0
+    assert report.grown_streams + report.streams_cut > 0
