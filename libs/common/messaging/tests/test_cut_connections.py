@@ -24,6 +24,8 @@ Record: TypeAlias = Callable[..., Any]
 
 AWAY_S = 0.2
 WHOLE_WITHIN_S = 15.0
+# Far below the deadline of a publish.
+FAST_END_S = 3.0
 # Answers of the broker from the first handshake to the last consumer, both connections together.
 STEPS = range(0, 48, 3)
 
@@ -274,3 +276,15 @@ async def test_a_check_that_takes_too_long_leaves_the_connection_alone(setting: 
             assert len([each for each in outcomes if isinstance(each, ConsumerLost)]) >= 4
         finally:
             await bus.stop(grace=0.5)
+
+
+async def test_who_waits_to_publish_is_told_when_the_bus_stops(
+    make_bus: Callable[..., Bus], send: Send
+) -> None:
+    bus = make_bus()
+    waiting = asyncio.create_task(send(bus, "never"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(FAST_END_S):
+        await bus.stop()
+        with pytest.raises(PublishFailed):
+            await waiting

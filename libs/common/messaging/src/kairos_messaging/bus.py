@@ -112,6 +112,7 @@ class Bus:
             await self._subscriptions.cancel()
             await asyncio.gather(*(reader.consumer.drain(grace) for reader in self._readers))
         await self._disconnect()
+        self._publisher.end()
 
     async def publish(
         self,

@@ -60,7 +60,7 @@ class Publisher:
 
     @property
     def connected(self) -> bool:
-        return self._usable.is_set()
+        return self._channel is not None and self._usable.is_set()
 
     async def connect(self) -> None:
         """Connect, so that `raw_channel` works. Raises what the driver raises, or TimeoutError."""
@@ -86,6 +86,10 @@ class Publisher:
         self._usable.clear()
         if connection is not None:
             await connection.close()
+
+    def end(self) -> None:
+        """There will be no connection any more: let those who wait for one fail now."""
+        self._usable.set()
 
     def _closed(self, connection: Connection) -> None:
         if connection is self._connection:
