@@ -138,6 +138,6 @@ def stack(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Stack]:
     with start_stack(servers, request.config.rootpath) as running:
         own: Any = request
         # By itself, pytest ends what belongs to a session with the session only.
-        request.config.stash[_END_STACK] = lambda: own._fixturedef.finish(own)  # noqa: SLF001
+        request.config.stash[_END_STACK] = lambda: own._fixturedef.finish(own)  # noqa: SLF001 - no public way.
         yield running
         del request.config.stash[_END_STACK]
