@@ -16,13 +16,13 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped] #
 
 if TYPE_CHECKING:
     import pytest
-    from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
+    from xdist.workermanage import WorkerController  # type: ignore[import-untyped] # xdist ships no types
 
 # Fixtures that keep a whole suite running, in the order their files run. A file of two comes between.
 SUITES: Final = ("stack", "fragile")
 
 
-class FromBothEnds(LoadFileScheduling):  # type: ignore[misc]
+class FromBothEnds(LoadFileScheduling):  # type: ignore[misc] # its base has no type
     """Files in the order they were collected; the first worker takes the next, all others the last."""
 
     def __init__(self, config: pytest.Config, log: object = None) -> None:
