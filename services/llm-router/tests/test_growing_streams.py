@@ -1,14 +1,17 @@
 """Streams that begin with part of their worst case: the hold stays ahead, or the stream ends."""
 
+import asyncio
 import json
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kairos_router.application.extend_stream import Extension
+from kairos_router.application.hold_money import Wallet
 from kairos_router.application.ports import ProviderCall
 from kairos_router.domain.ask import hold_on, tokens_in
 from kairos_router.domain.pricing import Usage, cost
@@ -178,6 +181,66 @@ def test_a_stream_grows_in_parts_that_leave_time_to_ask_for_the_next(kit: Simple
     assert not plan.low(4_000, 4_000)
     for ask in (kit.ask(), kit.ask(stream=True, n=2), replace(kit.ask(stream=True), operation="responses")):
         assert plan_of(ask, deployment, 4_000) is None
+
+
+class Shelf:
+    """A wallet with nothing at hand: more arrives when somebody has asked for it and `arrived` is set."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.here = False
+        self.arrived = asyncio.Event()
+        self.given_up = False
+
+    def extend(self, hold: Any, amount: int) -> Any:
+        return replace(hold, amount=amount) if self.here else None
+
+    async def widen(self, _hold: Any, amount: int) -> None:
+        self.asked.append(amount)
+        try:
+            await self.arrived.wait()
+        except asyncio.CancelledError:
+            self.given_up = True
+            raise
+        self.here = True
+
+
+async def growing(kit: SimpleNamespace) -> tuple[Extension, Shelf, Plan, int]:
+    """An extension over a shelf, its plan, and how much it may see before it must grow."""
+    streaming = await bench_of(kit, Writer(2_000), 10**9).open(ask_of(kit))
+    attempt, shelf = streaming.attempt, Shelf()
+    plan = plan_of(ask_of(kit), attempt.deployment, attempt.max_tokens)
+    assert plan is not None
+    extension = Extension(cast("Wallet", shelf), ask_of(kit), attempt)
+    streaming.abandon()
+    low = next(seen for seen in range(MOST) if plan.low(plan.wanted(0), seen))
+    return extension, shelf, plan, low
+
+
+async def test_what_is_not_at_hand_is_asked_for_once_while_the_stream_goes_on(kit: SimpleNamespace) -> None:
+    extension, shelf, plan, low = await growing(kit)
+    assert extension.covers(low - 1)
+    await asyncio.sleep(0)
+    assert shelf.asked == [], "half a chunk ahead is soon enough"
+    for seen in (low, low + 1):
+        assert extension.covers(seen)
+        await asyncio.sleep(0)
+    assert len(shelf.asked) == 1
+    before = extension.hold.amount
+    assert shelf.asked[0] > before
+    shelf.arrived.set()
+    await kit.until(lambda: shelf.here)
+    assert extension.covers(low + 2)
+    assert extension.hold.amount > before
+    assert extension.covers(plan.wanted(low + 2) - LEADS_AHEAD * LEAD)
+
+
+async def test_a_stream_that_ends_asks_for_no_more(kit: SimpleNamespace) -> None:
+    extension, shelf, _plan, low = await growing(kit)
+    assert extension.covers(low)
+    await asyncio.sleep(0)
+    extension.stop()
+    await kit.until(lambda: shelf.given_up)
 
 
 @pytest.mark.parametrize("more", [{"stream_lead_tokens": None}, {"stream_chunk_tokens": None}])
