@@ -378,7 +378,9 @@ PRICES = {
 
 async def test_an_import_shows_first_what_it_would_change_and_then_prices_deployments(running: Any) -> None:
     async with running() as service, calling(service) as api:
-        await api("PUT", "/deployments/mine", deployment(service.first.url, price="one-model"))
+        mine = deployment(service.first.url, price="one-model")
+        refused = await api("PUT", "/deployments/mine", mine)
+        assert (refused.status, refused.body["code"]) == (422, "unknown_price")
         dry = await api("POST", "/prices/import?dry_run=true", PRICES)
         assert dry.status == 200, dry.text
         assert (dry.body["imported"], dry.body["added"], dry.body["models"]) == (False, 1, 1)
@@ -391,6 +393,7 @@ async def test_an_import_shows_first_what_it_would_change_and_then_prices_deploy
         assert price["price"]["long_context"] == [{"above": 200_000, "input": 2_500, "output": 15_000}]
         again = await api("POST", "/prices/import", PRICES)
         assert (again.body["imported"], again.body["changed"]) == (False, 0)
+        await api("PUT", "/deployments/mine", mine)
         assert (await api.ask("mine")).status == 200
         bad = await api("POST", "/prices/import", {"x": {"mode": "chat"}})
         assert (bad.status, bad.body["code"]) == (422, "invalid_price_map")

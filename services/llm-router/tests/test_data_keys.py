@@ -1,6 +1,7 @@
 """Providers' keys over a rotation of the data key, and what is said when a data key is wrong."""
 
 import base64
+import io
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ from kairos_contracts.permissions import Role
 from kairos_router.bootstrap import sealer_of
 from kairos_router.settings import Settings
 from kairos_sealing import UnusableKey
+from kairos_telemetry import configure
 from kairos_testkit.fake_provider import FakeProvider
 
 OLD = base64.b64encode(b"the old data key".ljust(32)).decode()
@@ -59,8 +61,10 @@ class Admin:
 
 
 async def test_a_key_outlives_the_data_key_it_was_sealed_under(
-    service_of: Any, provider: FakeProvider, capfd: pytest.CaptureFixture[str]
+    service_of: Any, provider: FakeProvider
 ) -> None:
+    log = io.BytesIO()
+    configure("llm-router", otlp_endpoint=None, log_stream=log)
     kept: dict[str, Any] = {"limit": 10**12, "private_providers": True}
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
         async with service_of(data_key=OLD, **kept) as service:
@@ -96,7 +100,7 @@ async def test_a_key_outlives_the_data_key_it_was_sealed_under(
             again = await admin.put("untouched", api_key=NEWER_KEY)
             assert again["key"]["problem"] is None
             assert await admin.key_used_by("untouched") == NEWER_KEY
-    said = "".join(capfd.readouterr())
+    said = log.getvalue().decode()
     assert under_old in said, "the log names the key that is missing"
     assert not [secret for secret in (OLD, NEW, PROVIDER_KEY, NEWER_KEY) if secret in said]
 

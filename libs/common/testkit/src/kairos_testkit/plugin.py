@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 _END_STACK: pytest.StashKey[Callable[[], Any]] = pytest.StashKey()
 
 
+def pytest_configure() -> None:
+    """Examples of Hypothesis fail for what they find, never for how busy the machine is."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("kairos", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("kairos")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the first test of a stack time to start it (five services under coverage on two cores).
 
