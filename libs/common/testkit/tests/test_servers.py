@@ -11,6 +11,7 @@ import pytest
 import redis
 from aiohttp import web
 
+from kairos_testkit import servers as servers_module
 from kairos_testkit.engine import IMAGES, engine_usable
 from kairos_testkit.fake_server import FakeServer
 from kairos_testkit.guardian import start_time
@@ -154,3 +155,12 @@ def test_postgres_runs_without_root_rights(servers: Servers) -> None:
         pytest.skip("only a root run has rights to give up")
     pid = servers.postgres.pid  # type: ignore[attr-defined]  # native processes have one
     assert Path(f"/proc/{pid}").stat().st_uid != 0
+
+
+def test_files_of_servers_lie_in_memory_only_where_there_is_plenty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers_module, "PLENTY", 2**60)
+    assert servers_module.scratch() is None
+    monkeypatch.setattr(servers_module, "PLENTY", 0)
+    assert servers_module.scratch() == servers_module.MEMORY
+    monkeypatch.setattr(servers_module, "MEMORY", Path("/nowhere"))
+    assert servers_module.scratch() is None

@@ -197,6 +197,8 @@ def postgres(state: Path, ports: ServerPorts, credentials: Credentials, *, durab
         # Socket paths are limited to 107 characters; clients use the port.
         "unix_socket_directories": "",
         "max_connections": "300",
+        # In the data directory: a killed server would leave the kernel's kind behind for good.
+        "dynamic_shared_memory_type": "mmap",
         "shared_buffers": "128MB",
         "max_wal_size": "512MB",
         "timezone": "UTC",

@@ -53,6 +53,10 @@ class ForeignServer:
         """It was ready before the run began."""
 
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a directory of our own in it.
+PLENTY = 4 * 2**30
+
+
 @dataclass(slots=True)
 class Servers:
     """Addresses of the three servers, and handles to hurt them."""
@@ -89,10 +93,27 @@ def start_servers(settings: KitSettings | None = None, *, durable: bool = False)
     return start_native(durable=durable, keep=settings.keep)
 
 
+def scratch() -> Path | None:
+    """Memory for the servers' files, where there is plenty; None for the disk.
+
+    Whoever else writes to a disk can stall it for many seconds, and every confirm and commit with it. Tests
+    end processes, not machines: what a killed server wrote is there for the next one on either.
+    """
+    try:
+        memory = shutil.disk_usage(MEMORY).free
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = {
+            name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)
+        }
+    except (OSError, ValueError, IndexError):
+        return None
+    return MEMORY if min(memory, available.get("MemAvailable", 0) // 2) >= PLENTY else None
+
+
 def start_native(*, durable: bool = False, keep: bool = False) -> Servers:
     ports = native.ServerPorts(*(free_port() for _ in range(7)))
     credentials = native.Credentials.random()
-    state = Path(tempfile.mkdtemp(prefix="kairos-test-"))
+    state = Path(tempfile.mkdtemp(prefix="kairos-test-", dir=scratch()))
     # PostgreSQL's own user must reach its directory; only root can list this one.
     state.chmod(0o711)
     guardian = Guardian()
