@@ -13,7 +13,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from kairos_router.adapters.litellm_request import arguments, google_auth_installed
+from kairos_router.adapters.litellm_request import arguments
 from kairos_router.adapters.litellm_upstream import LiteLLMUpstream, PoisonedRelease, require_clean
 from kairos_router.adapters.translated_responses import TranslatedResponses
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
@@ -435,20 +435,6 @@ async def test_a_stream_of_cohere_is_refused_before_anything_is_sent(
     answer = await sdk._sdk.acompletion(**arguments(asks(deployment)), stream=True)
     with pytest.raises(Exception, match="parsing chunk"):
         [chunk async for chunk in answer]
-
-
-async def test_vertex_is_refused_without_googles_package_before_anything_is_sent(
-    sdk: LiteLLMUpstream, gemini: FakeGemini, kit: SimpleNamespace
-) -> None:
-    assert not google_auth_installed(), "test Vertex itself now"
-    options = (("vertex_credentials", '{"type": "service_account"}'), ("vertex_project", "mine"))
-    deployment = at(
-        "vertex", "gemini-2.5-flash", gemini.base_url, kit, api_key=None, dialect=Dialect(options=options)
-    )
-    failed = await failure(sdk, asks(deployment))
-    assert (failed.fault, failed.may_have_run) == (Fault.MISCONFIGURED, False)
-    assert "google-auth" in str(failed)
-    assert gemini.records == []
 
 
 @pytest.mark.parametrize(

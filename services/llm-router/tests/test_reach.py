@@ -1,6 +1,7 @@
 """Where deployments of organisations may lead, and that nothing they say leads elsewhere."""
 
 import ipaddress
+import json
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,16 @@ from kairos_router.adapters.guarded_names import GuardedNames
 from kairos_router.adapters.http_answer import HttpFailed
 from kairos_router.adapters.litellm_request import connection
 from kairos_router.adapters.openai_upstream import OpenAIUpstream
-from kairos_router.application.catalogue_documents import Entry
+from kairos_router.application.catalogue_documents import DeploymentDocument, Entry
 from kairos_router.application.catalogue_store import Surroundings
 from kairos_router.application.guard_address import InvalidAddress, Reach, origin
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
 from kairos_router.application.price_book import PriceBook
-from kairos_router.domain.catalogue import Deployment, Dialect
+from kairos_router.domain.catalogue import Catalogue, Deployment, Dialect
+from kairos_router.domain.vertex import TOKEN_URI
+from kairos_router.entrypoints.deployment_rules import check, check_key
 from kairos_testkit.fake_provider import FakeProvider
+from kairos_web import Problem
 
 KEY = "sk-provider-secret-5512"
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
@@ -212,6 +216,28 @@ def body(url: str, **more: Any) -> dict[str, Any]:
     } | more
 
 
+ACCOUNT = {
+    "type": "service_account",
+    "client_email": "router@mine.iam.gserviceaccount.com",
+    "private_key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    "project_id": "mine",
+    "token_uri": TOKEN_URI,
+}
+
+
+def at_vertex(key: str, **more: Any) -> dict[str, Any]:
+    place = {"vertex_location": "europe-west4"}
+    given = {"provider": "vertex_ai", "model": "gemini-2.5-flash", "options": place, "api_key": key}
+    return body("", kind="litellm", **(given | more))
+
+
+def check_given(document: dict[str, Any]) -> None:
+    """What a PUT checks of a deployment and of its key. Raises Problem."""
+    said = DeploymentDocument.model_validate({k: v for k, v in document.items() if k != "api_key"})
+    check(said, Reach(), Surroundings(), Catalogue({}, {}), has_key=True)
+    check_key(said, document["api_key"])
+
+
 @pytest.fixture
 def put(service_of: Any) -> Any:
     """Put the deployment `mine` on a router as an organisation's admin."""
@@ -263,6 +289,31 @@ async def test_an_admin_is_told_what_a_deployment_can_not_say(
     async with keeping(service_of) as service:
         service.keys.add("admin", role=Role.ADMIN)
         assert await put(service, document) == (422, code)
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        (at_vertex(KEY), "needs_own_key"),
+        (at_vertex(json.dumps(ACCOUNT | {"token_uri": "http://169.254.169.254/token"})), "needs_own_key"),
+        (at_vertex(json.dumps(ACCOUNT | {"type": "external_account"})), "needs_own_key"),
+        (at_vertex(json.dumps(ACCOUNT), options={"vertex_location": "evil.example.com/"}), "invalid_option"),
+        (at_vertex(json.dumps(ACCOUNT), options={"vertex_credentials": "{}"}), "invalid_option"),
+        (at_vertex(json.dumps(ACCOUNT), base_url="http://127.0.0.1:1"), "invalid_address"),
+    ],
+)
+def test_an_admin_is_told_what_a_deployment_at_vertex_can_not_say(
+    document: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(Problem) as refused:
+        check_given(document)
+    assert (refused.value.status, refused.value.code) == (422, code)
+    assert "AAAA" not in f"{refused.value.title} {refused.value.detail}"
+
+
+def test_an_admin_may_bring_a_service_account_of_google() -> None:
+    check_given(at_vertex(json.dumps(ACCOUNT)))
+    check_given(at_vertex(json.dumps(ACCOUNT), options={"vertex_location": "eu", "vertex_project": "other"}))
 
 
 async def test_the_servers_of_the_router_itself_can_not_be_named(service_of: Any, put: Any) -> None:

@@ -81,7 +81,9 @@ class FakeGemini(FakeServer):
     async def _asked(self, request: web.Request) -> tuple[Said, dict[str, Any], web.Response | None]:
         body = await request.json()
         parts = body["contents"][-1]["parts"]
-        results = [part["functionResponse"] for part in parts if "functionResponse" in part]
+        # Both spellings are read, as of all fields that protocol buffers define.
+        named = (part.get("functionResponse") or part.get("function_response") for part in parts)
+        results = [each for each in named if each]
         config = body.get("generationConfig") or {}
         declared = [
             each for tool in body.get("tools") or () for each in tool.get("function_declarations") or ()

@@ -17,6 +17,8 @@ _NOT_SENT = frozenset(
         "NoCredentialsError",
     }
 )
+_NO_TOKEN = {"TransportError": Fault.UNREACHABLE, "RefreshError": Fault.MISCONFIGURED}
+_UNREADABLE_KEY = ("Could not deserialize key data", "Unable to load PEM file")
 _FAULTS = {
     "AuthenticationError": Fault.MISCONFIGURED,
     "PermissionDeniedError": Fault.MISCONFIGURED,
@@ -45,6 +47,15 @@ def failure_of(error: Exception, *, secrets: Iterator[str], began: bool = False)
     names = {each.__name__ for each in type(error).__mro__}
     if not began and any(type(cause).__name__ in _NOT_SENT for cause in _causes(error)):
         return ProviderFailed(Fault.UNREACHABLE, detail=type(error).__name__)
+    if not began:
+        untold = _without_token(error)
+        if untold is not None:
+            return ProviderFailed(untold, detail="no token for the service account")
+        if type(error).__name__ == "MidStreamFallbackError":
+            # The SDK begins some streams at their first event, and wraps what refused them.
+            original = getattr(error, "original_exception", None)
+            error = original if isinstance(original, Exception) else error
+            names = {each.__name__ for each in type(error).__mro__}
     fault = next((_FAULTS[each.__name__] for each in type(error).__mro__ if each.__name__ in _FAULTS), None)
     given = getattr(error, "status_code", None)
     status = int(given) if isinstance(given, int | str) and str(given).isdigit() else 0
@@ -63,6 +74,17 @@ def failure_of(error: Exception, *, secrets: Iterator[str], began: bool = False)
         retry_after=_retry_after(error),
         detail=type(error).__name__,
     )
+
+
+def _without_token(error: Exception) -> Fault | None:
+    """What kept Google's library from getting the token that the request to the model needs."""
+    for each in _causes(error):
+        if type(each).__name__ in _NO_TOKEN:
+            again = getattr(each, "retryable", False)
+            return Fault.FAILED if again else _NO_TOKEN[type(each).__name__]
+        if isinstance(each, ValueError) and str(each).startswith(_UNREADABLE_KEY):
+            return Fault.MISCONFIGURED
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -6,13 +6,12 @@ are refused, as are its names for reading the process's environment.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import orjson
 
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
+from kairos_router.domain import vertex
 from kairos_router.domain.catalogue import Deployment
 from kairos_router.domain.provider_rules import KEY_ONLY
 
@@ -62,9 +61,8 @@ OPTIONS = frozenset(
         "vertex_project",
     }
 )
-# These find credentials in the machine they run on when none are given.
-_AMBIENT = frozenset({"bedrock", "vertex_ai"})
-_CREDENTIALS = frozenset({"aws_secret_access_key", "vertex_credentials"})
+# It finds credentials in the machine it runs on when none are given.
+_AMBIENT = frozenset({"bedrock"})
 # The SDK fails at their events after the provider has run: such a stream is not begun.
 _NO_STREAM = frozenset({"cohere", "cohere_chat"})
 _ENVIRONMENT = "os.environ/"
@@ -82,6 +80,8 @@ def arguments(call: ProviderCall) -> dict[str, Any]:
 
 def embedding_arguments(call: ProviderCall) -> dict[str, Any]:
     """The SDK's arguments for embeddings. Raises ProviderFailed."""
+    if call.deployment.provider in vertex.NAMES:
+        raise _misconfigured("embeddings of Vertex AI are not reached; use kind openai or local")
     asked = {
         name: call.payload[name] for name in ("input", "dimensions") if call.payload.get(name) is not None
     }
@@ -99,8 +99,9 @@ def stream_arguments(call: ProviderCall) -> dict[str, Any]:
 def connection(deployment: Deployment) -> dict[str, Any]:
     """Where to, as whom, and without retries: the router makes its own, each with a hold."""
     options = dict(deployment.dialect.options)
-    provider = "vertex_ai" if deployment.provider == "vertex" else deployment.provider
-    if deployment.owner is not None and (provider not in KEY_ONLY or deployment.base_url):
+    provider = "vertex_ai" if deployment.provider in vertex.NAMES else deployment.provider
+    known = provider in KEY_ONLY or provider == "vertex_ai"
+    if deployment.owner is not None and (not known or deployment.base_url):
         # Others find our own credentials, and the SDK follows redirects: an address would lead anywhere.
         raise _misconfigured("an organisation's deployment can't be reached this way")
     headers = dict(deployment.dialect.headers)
@@ -108,17 +109,15 @@ def connection(deployment: Deployment) -> dict[str, Any]:
     texts += [*options.values(), *headers.values()]
     if options.keys() - OPTIONS or any(_ENVIRONMENT in text for text in texts):
         raise _misconfigured("an option is not allowed")
-    if not options.get("vertex_credentials", "{").lstrip().startswith("{"):
-        raise _misconfigured("vertex_credentials must be the JSON itself, not a file")
-    if provider == "vertex_ai" and not google_auth_installed():
-        raise _misconfigured("Vertex AI needs the package google-auth, which is not installed")
-    named = deployment.api_key or options.keys() & _CREDENTIALS
+    if provider != "vertex_ai" and any(name.startswith("vertex_") for name in options):
+        raise _misconfigured("an option belongs to Vertex AI")
+    named = deployment.api_key or options.keys() & {"aws_secret_access_key", "vertex_credentials"}
     ambient = provider in _AMBIENT and deployment.owner is None and not deployment.base_url
     if not named and not ambient:
         # The SDK would take a key of our own and send it to that address, or spend for somebody.
         raise _misconfigured("the deployment has no key")
     found: dict[str, Any] = {
-        **options,
+        **({} if provider == "vertex_ai" else options),
         "model": f"{provider}/{deployment.model}",
         "timeout": _NEVER_S,
         "num_retries": 0,
@@ -127,25 +126,40 @@ def connection(deployment: Deployment) -> dict[str, Any]:
         # Its handler of remote tools wants a package that is not there, and would call them itself.
         "_skip_mcp_handler": True,
     }
-    if deployment.api_key:
+    if deployment.base_url:
+        found["api_base"] = deployment.base_url
+    if provider == "vertex_ai":
+        found = {**_vertex(deployment, options), **found}
+    elif deployment.api_key:
         found["api_key"] = deployment.api_key
     elif provider == "bedrock" and "aws_secret_access_key" in options:
         # Unless told that there is none, the SDK takes these from the environment, beside or before the keys.
         found["api_key"] = ""
         found.setdefault("aws_session_token", "")
-    if deployment.base_url:
-        found["api_base"] = deployment.base_url
     if headers:
         found["extra_headers"] = headers
     return found
 
 
-@cache
-def google_auth_installed() -> bool:
+def _vertex(deployment: Deployment, options: Mapping[str, str]) -> dict[str, str]:
+    """All that the SDK would otherwise take from the environment: key, project, location and address."""
     try:
-        return find_spec("google.auth") is not None
-    except ModuleNotFoundError:
-        return False
+        # Google's library asks the key's own server for a token and follows where it is led.
+        account = vertex.service_account(vertex_key(deployment), anywhere=deployment.owner is None)
+        place = vertex.place(options, deployment.model, account)
+    except vertex.InvalidVertex as error:
+        raise _misconfigured(str(error)) from None
+    return {
+        "vertex_credentials": account.document,
+        "vertex_project": place.project,
+        "vertex_location": place.location,
+        "api_base": place.base_url,
+    }
+
+
+def vertex_key(deployment: Deployment) -> str:
+    """The service account's JSON: the deployment's key, or an option of the file."""
+    return deployment.api_key or dict(deployment.dialect.options).get("vertex_credentials", "")
 
 
 def require_embedded(payload: Mapping[str, Any]) -> None:

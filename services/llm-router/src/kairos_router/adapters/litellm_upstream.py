@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -17,7 +18,12 @@ import orjson
 
 from kairos_router.adapters.embedding_documents import embeddings_reply, texts_of
 from kairos_router.adapters.litellm_errors import failure_of
-from kairos_router.adapters.litellm_request import arguments, embedding_arguments, stream_arguments
+from kairos_router.adapters.litellm_request import (
+    arguments,
+    embedding_arguments,
+    stream_arguments,
+    vertex_key,
+)
 from kairos_router.application.ports import (
     Fault,
     ProviderCall,
@@ -26,6 +32,7 @@ from kairos_router.application.ports import (
     ProviderStream,
 )
 from kairos_router.application.usage_documents import embeddings_usage, read_usage
+from kairos_router.domain import vertex
 from kairos_router.domain.pricing import Usage
 
 # Releases that carried a credential stealer.
@@ -108,6 +115,8 @@ class LiteLLMUpstream:
         sdk.turn_off_message_logging = True
         # Usage that the provider did not tell must stay missing: we charge for that by rules of our own.
         sdk.disable_token_counter = True
+        # It would have Gemini keep what a caller marks: a call and a storage that nobody has a hold for.
+        sdk.disable_anthropic_gemini_context_caching_transform = True
         return sdk
 
     def _let_go(self, closing: Awaitable[None]) -> None:
@@ -122,7 +131,11 @@ class LiteLLMUpstream:
 def secrets_of(call: ProviderCall) -> Iterator[str]:
     """What no message may hold."""
     dialect = call.deployment.dialect
-    values = (call.deployment.api_key, *(value for _, value in (*dialect.options, *dialect.headers)))
+    values = [call.deployment.api_key, *(value for _, value in (*dialect.options, *dialect.headers))]
+    if call.deployment.provider in vertex.NAMES:
+        with suppress(vertex.InvalidVertex):
+            account = vertex.service_account(vertex_key(call.deployment), anywhere=True)
+            values += [account.document, account.private_key, *account.private_key.splitlines()[1:-1]]
     return iter([value for value in values if value and len(value) > 4])  # noqa: PLR2004 - a region is no secret
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from kairos_router.application.catalogue_documents import DeploymentDocument, Entry
 from kairos_router.application.catalogue_store import Surroundings, lends
 from kairos_router.application.guard_address import InvalidAddress, Reach, origin
+from kairos_router.domain import vertex
 from kairos_router.domain.catalogue import Catalogue
 from kairos_router.domain.provider_rules import FRAMING, KEY_ONLY
 from kairos_web import Problem
@@ -65,12 +66,28 @@ def _check_address(body: DeploymentDocument, reach: Reach) -> None:
 
 
 def _check_sdk(body: DeploymentDocument, *, has_key: bool) -> None:
-    if body.provider not in KEY_ONLY or not has_key:
+    at_vertex = body.provider in vertex.NAMES
+    if not (at_vertex or body.provider in KEY_ONLY) or not has_key:
         raise _refuse("needs_own_key", "This provider needs a key of your own here", body.provider)
     if body.base_url:
         raise _refuse("invalid_address", "Deployments of kind litellm are at their provider's own address")
-    if set(body.options) - _SAFE_OPTIONS:
-        raise _refuse("invalid_option", f"Allowed options: {', '.join(sorted(_SAFE_OPTIONS))}")
+    allowed = vertex.OPTIONS if at_vertex else _SAFE_OPTIONS
+    if set(body.options) - allowed:
+        raise _refuse("invalid_option", f"Allowed options: {', '.join(sorted(allowed))}")
+
+
+def check_key(body: DeploymentDocument, key: str) -> None:
+    """A key that was given, where more than its provider can tell whether it is one. Raises Problem 422."""
+    if body.kind != "litellm" or body.provider not in vertex.NAMES:
+        return
+    try:
+        account = vertex.service_account(key, anywhere=False)
+    except vertex.InvalidVertex as error:
+        raise _refuse("needs_own_key", "This key can't be used at Vertex AI", str(error)) from None
+    try:
+        vertex.place(body.options, body.model, account)
+    except vertex.InvalidVertex as error:
+        raise _refuse("invalid_option", "Vertex AI can't be reached like this", str(error)) from None
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ from kairos_router.application.guard_address import Reach
 from kairos_router.application.price_book import Named
 from kairos_router.application.price_map import price_version
 from kairos_router.domain.catalogue import Deployment
-from kairos_router.entrypoints.deployment_rules import check, require_key_again
+from kairos_router.entrypoints.deployment_rules import check, check_key, require_key_again
 from kairos_router.entrypoints.listing import IfMatch, IfNoneMatch, conflict, expectation, page_by_name, tag
 from kairos_web import CurrentContext, CurrentOrganisation, Page, Paged, Problem, requires
 
@@ -273,6 +273,8 @@ def _add_writing(app: FastAPI, parts: Catalogues) -> None:
         document = body.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"api_key"})
         sealed = _sealed(parts, Entry(organisation_id, "deployment", name, document), body, before)
         check(body, parts.reach, parts.surroundings, parts.live.current(), has_key=sealed is not None)
+        if body.api_key is not None:
+            check_key(body, body.api_key.get_secret_value())
         require_key_again(before, document, key_given="api_key" in body.model_fields_set)
         if (
             expected is None
