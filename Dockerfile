@@ -35,6 +35,10 @@ RUN --mount=type=secret,id=ca \
     if [ -n "${EMBEDDING}" ]; then \
       /opt/kairos/bin/pip install --quiet --no-deps --require-hashes --requirement requirements/embedding.txt; \
     fi
+RUN if [ "${SERVICE}" = llm-router ]; then \
+      apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY libs libs
 COPY services/${SERVICE} services/${SERVICE}
 RUN /build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /wheels \
@@ -43,6 +47,11 @@ RUN /build/bin/pip wheel --quiet --no-deps --no-index --no-build-isolation --whe
  && /opt/kairos/bin/pip install --quiet --no-deps --no-index /wheels/*.whl \
  && ln -s "kairos-${SERVICE}" /opt/kairos/bin/kairos-service \
  && /opt/kairos/bin/pip uninstall --quiet --yes pip setuptools
+# The hot modules of llm-router as machine code, beside their sources.
+RUN if [ -f "services/${SERVICE}/compile.py" ]; then \
+      /build/bin/python "services/${SERVICE}/compile.py" /compiled --python /opt/kairos/bin/python >/dev/null \
+      && cp --recursive /compiled/. /opt/kairos/lib/python3*/site-packages/; \
+    fi
 
 FROM python AS service
 ARG SERVICE

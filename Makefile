@@ -26,6 +26,11 @@ servers: # the environment, and the programs of RabbitMQ, PostgreSQL, Redis and 
 embedding: ## the local embedding model (83 MB), for routes with a semantic cache
 	@$(PYTHON) deploy/local/bootstrap.py --embedding
 
+.PHONY: compiled
+compiled: ## llm-router's hot modules as machine code, as in images; `make up` uses them while they fit the sources
+	@$(PYTHON) deploy/local/bootstrap.py --compiler
+	@$(BIN)/python -m kairos_testkit.compiled
+
 test-tools: # the same, and what only tests run: promtool, a browser
 	@$(PYTHON) deploy/local/bootstrap.py --tests
 
@@ -53,10 +58,11 @@ demo: up ## a message through Telegram, one through web chat: reply, cost, trace
 	@$(BIN)/python tests/e2e/demo.py
 
 # --- tests ---
-.PHONY: test test-command test-unit chaos bench bench-router bench-cap platform
+.PHONY: test test-command test-unit test-compiled chaos bench bench-router bench-cap platform
 # What `make test` and CI run. tests/platform and tests/bench have targets of their own. Each worker has servers
 # and a suite of its own; files stay whole, because tests of one file share them.
 WORKERS ?= 2
+COMPILED := $(CURDIR)/.kairos/compiled
 TESTS := $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not chaos" --ignore=tests/platform --ignore=tests/bench --cov --cov-report=term:skip-covered
 
 test: test-tools ## every test on real servers, with coverage
@@ -68,13 +74,16 @@ test-command: test-tools # for .ci/run, which becomes that command to keep its e
 test-unit: setup ## the tests that need no server
 	@$(BIN)/pytest -m "not servers and not stack and not chaos and not browser" --ignore=tests/platform --ignore=tests/bench $(ARGS)
 
+test-compiled: test-tools compiled ## llm-router's tests on its hot modules as machine code
+	@PYTHONPATH=$(COMPILED) $(BIN)/pytest services/llm-router -n $(WORKERS) --dist loadfile -m "not chaos and not interpreted" $(ARGS)
+
 chaos: servers ## kill processes at random under load; SEED=... repeats a run
 	@$(BIN)/pytest tests/chaos -m chaos $(ARGS)
 
-bench: servers ## baseline figures, written to docs/benchmarks.md
+bench: servers compiled ## baseline figures, written to docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
-bench-router: servers ## the router beside its peers, on one upstream; written to docs/benchmarks.md
+bench-router: servers compiled ## the router beside its peers, on one upstream; written to docs/benchmarks.md
 	@$(BIN)/python tests/bench/router.py $(ARGS)
 
 bench-cap: servers ## what budgets let through, ours and LiteLLM Proxy's; written to docs/benchmarks.md

@@ -7,6 +7,7 @@ else, so it costs a fraction of a second when everything is there.
     python3 deploy/local/bootstrap.py              environment
     python3 deploy/local/bootstrap.py --servers    and the programs of RabbitMQ, PostgreSQL, Redis and nginx
     python3 deploy/local/bootstrap.py --embedding  and the weights of the local embedding model (83 MB)
+    python3 deploy/local/bootstrap.py --compiler   and a C compiler, for llm-router as machine code
     python3 deploy/local/bootstrap.py --tests      all that, and what only tests run: promtool and a browser
 """
 
@@ -21,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,10 +49,19 @@ class CannotError(Exception):
     """Something is missing that this program may not install; the message is the command to run."""
 
 
-def packages_wanted(*, servers: bool, tests: bool) -> list[str]:
+def packages_wanted(*, servers: bool, tests: bool, compiler: bool) -> list[str]:
     """Debian packages that are missing."""
     extra = [package for program, package in TEST_PROGRAMS.items() if tests and not shutil.which(program)]
+    if compiler:
+        extra += _compiler_packages()
     return extra + (_server_packages() if servers or tests else [])
+
+
+def _compiler_packages() -> list[str]:
+    missing = [] if shutil.which("cc") or shutil.which("gcc") else ["gcc", "libc6-dev"]
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append("python3-dev")
+    return missing
 
 
 def _server_packages() -> list[str]:
@@ -213,9 +224,9 @@ def _run(command: Sequence[str]) -> None:
         raise CannotError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def prepare(*, servers: bool, tests: bool, embedding: bool) -> None:
+def prepare(*, servers: bool, tests: bool, embedding: bool, compiler: bool) -> None:
     fresh = STAMP.exists() and STAMP.read_text() == stamp()
-    packages = packages_wanted(servers=servers, tests=tests)
+    packages = packages_wanted(servers=servers, tests=tests, compiler=compiler)
     weights = (tests or embedding) and not embedding_installed()
     if fresh and not packages and not weights:
         return
@@ -239,6 +250,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the environment.")
     parser.add_argument("--servers", action="store_true", help="also the programs of the servers")
     parser.add_argument("--tests", action="store_true", help="the same, and the programs only tests run")
+    parser.add_argument("--compiler", action="store_true", help="also a C compiler and Python's headers")
     parser.add_argument("--embedding", action="store_true", help="also the local embedding model")
     given = parser.parse_args()
     if sys.version_info < OLDEST:
@@ -248,7 +260,7 @@ def main() -> int:
         )
         return 1
     try:
-        prepare(servers=given.servers, tests=given.tests, embedding=given.embedding)
+        prepare(servers=given.servers, tests=given.tests, embedding=given.embedding, compiler=given.compiler)
     except CannotError as error:
         print(f"kairos: {error}", file=sys.stderr)
         return 1

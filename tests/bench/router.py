@@ -225,6 +225,7 @@ def run_ours(bare: Target, seconds: float) -> tuple[list[Row], str]:
             env=QUIET,
             log_level="WARNING",
             with_front_door=False,
+            compiled=True,
             replicas={"observability": 0},
         )
         with start_stack(servers, ROOT, options) as stack:

@@ -169,7 +169,11 @@ def main() -> int:
     servers = start_native(durable=True)
     try:
         options = StackOptions(
-            quiet_window_ms=0, provider_url=f"{url}/v1", log_level="WARNING", env=UNLIMITED
+            quiet_window_ms=0,
+            provider_url=f"{url}/v1",
+            log_level="WARNING",
+            env=UNLIMITED,
+            compiled=True,
         )
         with start_stack(servers, ROOT, options) as stack:
             messages = [("one message at a time", one_by_one(stack, given.messages // 10))]

@@ -108,6 +108,12 @@ def test_images_are_small_run_as_nobody_and_carry_no_compiler(engine: Engine, im
         assert found.stdout.strip() == "", service
 
 
+def test_the_routers_hot_path_is_machine_code(engine: Engine, images: dict[str, str]) -> None:
+    program = "import kairos_router.entrypoints.hot_http as hot; print(hot.__file__)"
+    found = engine.run("run", "--rm", "--entrypoint", "python", images["llm-router"], "-c", program)
+    assert found.stdout.strip().endswith(".so")
+
+
 def test_the_whole_suite_comes_up_healthy_and_answers_through_the_front_door(
     engine: Engine, images: dict[str, str], servers: None, environment_file: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import importlib
+import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +38,24 @@ from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Price
 from kairos_router.domain.scope_index import Key, ScopeIndex
 from kairos_router.entrypoints.hot_http import HotProtocol
+from kairos_testkit.compiled import FOLDER
 from kairos_testkit.fake_provider import FakeProvider
 
+PROJECT = Path(__file__).parents[1]
+ROOT = PROJECT.parents[1]
 ORGANISATION = UUID("00000000-0000-4000-8000-00000000000a")
 ALL = frozenset(Capability)
 USAGE, BATCH = "llm.usage.recorded.v1", "llm.usage_batch.recorded.v1"
+
+
+def pytest_sessionstart() -> None:
+    """A run that is meant for machine code and finds sources would prove nothing."""
+    if str(ROOT / FOLDER) not in sys.path:
+        return
+    for name in tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["kairos"]["compiled"]:
+        module = importlib.import_module("kairos_router." + name.removesuffix(".py").replace("/", "."))
+        if Path(str(module.__file__)).suffix != ".so":
+            raise pytest.UsageError(f"{module.__name__} is not compiled; run: make compiled")
 
 
 class Clock:
@@ -335,9 +351,17 @@ class Keys:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, http: Any = HotProtocol) -> AsyncIterator[str]:
+async def serving(app: Any, http: Any = HotProtocol, keep_alive_s: int = 5) -> AsyncIterator[str]:
     """The application on a port of its own, in this event loop; yields its address."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False, http=http)
+    config = uvicorn.Config(
+        app,
+        port=0,
+        log_config=None,
+        lifespan="on",
+        access_log=False,
+        http=http,
+        timeout_keep_alive=keep_alive_s,
+    )
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # signals belong to pytest
     task = asyncio.create_task(server.serve())

@@ -384,15 +384,7 @@ async def test_the_callers_address_is_a_trusted_proxys_word(
     assert (await caller.answer())[2] == address
 
 
-class Impatient(HotProtocol):
-    """Keeps idle connections for a moment only."""
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self.timeout_keep_alive = PATIENCE_S  # type: ignore[assignment] # uvicorn's settings are whole seconds
-
-
-PATIENCE_S = 0.5
+PATIENCE_S = 1
 
 
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(app: App, kit: SimpleNamespace) -> None:
@@ -405,7 +397,7 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(app: App, kit:
         await late.wait()
         wire.answer(200, JSON, body)
 
-    async with kit.serving(app, http=Impatient) as url:
+    async with kit.serving(app, keep_alive_s=PATIENCE_S) as url:
         caller = Caller(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
         for handler in (app.echo, slow, app.echo):
             app.handler = handler
@@ -455,6 +447,7 @@ async def test_a_head_that_comes_too_slowly_is_refused(
     assert await refused(caller) == (408, "head_too_slow")
 
 
+@pytest.mark.interpreted
 async def test_a_body_that_stops_coming_ends_the_request(
     connect: Any, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -407,6 +407,7 @@ async def test_nothing_an_idle_connection_says_is_taken_for_an_answer() -> None:
         own.client.close()
 
 
+@pytest.mark.interpreted
 async def test_an_answer_may_not_grow_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kairos_router.adapters.http_answer.LONGEST_ANSWER", 100_000)
     bomb = gzip.compress(b"\0" * 5_000_000)
@@ -457,6 +458,7 @@ async def test_a_retired_client_ends_its_answers_and_keeps_no_connection() -> No
         assert own.client.unused
 
 
+@pytest.mark.interpreted
 async def test_an_unused_connection_is_closed_after_a_while(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -663,6 +665,7 @@ async def test_an_idle_connection_that_says_something_is_closed(kit: SimpleNames
         own.client.close()
 
 
+@pytest.mark.interpreted
 async def test_an_end_nobody_has_noticed_yet_is_found_before_a_request_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -685,6 +688,7 @@ async def test_an_end_nobody_has_noticed_yet_is_found_before_a_request_is_sent(
         own.client.close()
 
 
+@pytest.mark.interpreted
 async def test_a_connection_that_ends_before_a_byte_was_written_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -706,6 +710,7 @@ async def test_a_connection_that_ends_before_a_byte_was_written_is_replaced(
         own.client.close()
 
 
+@pytest.mark.interpreted
 async def test_the_connection_used_last_is_used_next_and_few_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

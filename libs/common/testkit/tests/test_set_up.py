@@ -131,7 +131,7 @@ import sys
 sys.path.insert(0, {str(ROOT / "deploy/local")!r})
 import bootstrap
 bootstrap.privilege = lambda: None
-bootstrap.packages_wanted = lambda *, servers, tests: ["rabbitmq-server", "nginx-light"]
+bootstrap.packages_wanted = lambda **_: ["rabbitmq-server", "nginx-light"]
 sys.argv = ["bootstrap.py", "--servers"]
 bootstrap.stamp = lambda: bootstrap.STAMP.read_text() if bootstrap.STAMP.exists() else ""
 bootstrap.make_environment = lambda: None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kairos_testkit import native
+from kairos_testkit.compiled import compiled
 from kairos_testkit.compose import ComposeServers
 from kairos_testkit.front_door import front_door
 from kairos_testkit.local_state import LocalState
@@ -70,6 +71,7 @@ def local_suite(root: Path, state: LocalState, settings: LocalSettings) -> Local
         log_level=settings.log_level,
         # One person's own machine: models that run on it are the first that one wants to add.
         overrides={"llm-router": {"KAIROS_ROUTER_PRIVATE_PROVIDERS": "true"}},
+        compiled=compiled(root),
     )
     servers = () if compose else tuple(_native_servers(state))
     services = (suite.telegram_spec(), *(suite.service_spec(service) for service in SERVICES))

@@ -5,6 +5,7 @@ The same service descriptions as `make up`. Every process can be killed, paused 
 
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any, Final, Self
 
 from kairos_testkit import native
 from kairos_testkit.api_client import ApiClient
+from kairos_testkit.compiled import FOLDER, make
 from kairos_testkit.databases import Provisioned
 from kairos_testkit.fake_provider import FakeProvider
 from kairos_testkit.fake_telegram import FakeTelegram
@@ -171,6 +173,8 @@ class StackOptions:
     with_front_door: bool = True
     # False: coverage leaves the services alone, which then take half the time for what they do.
     measured: bool = True
+    # True: llm-router as images have it, see compiled.py. Always so where this process imports it so, too.
+    compiled: bool = False
     keep: bool = False
     # None: FakeProvider in this process, and the configuration above.
     config: str | None = None
@@ -301,6 +305,7 @@ def _build(servers: Servers, root: Path, options: StackOptions) -> Stack:
         log_level=options.log_level,
         overrides=_overrides(options),
         measured=options.measured,
+        compiled=make(root) if options.compiled or str(root / FOLDER) in sys.path else None,
     )
     return Stack(servers, suite, options, telegram, provider, otlp, guardian)
 

@@ -97,6 +97,8 @@ class Suite:
     overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     # Whether services are measured when the run that starts them is.
     measured: bool = True
+    # The import path of a compiled llm-router, see compiled.py; None runs its sources.
+    compiled: Path | None = None
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
@@ -130,7 +132,7 @@ class Suite:
         own |= self._of(service)
         return (
             passed_environment(measured=self.measured)
-            | (self._of_providers() if service.name == "llm-router" else {})
+            | (self._of_router() if service.name == "llm-router" else {})
             | {"PYTHONUNBUFFERED": "1"}
             | {f"KAIROS_{service.prefix}_{name}": value for name, value in own.items()}
             | dict(self.overrides.get(service.name, {}))
@@ -140,9 +142,10 @@ class Suite:
     def _catalogue(self) -> Path:
         return self.config_file or self.root / "kairos.toml"
 
-    def _of_providers(self) -> dict[str, str]:
-        """The models, addresses and keys that the file of deployments names."""
-        return named_environment(self._catalogue.read_text("utf-8")) if self._catalogue.exists() else {}
+    def _of_router(self) -> dict[str, str]:
+        """The models, addresses and keys that the file of deployments names, and where its code is."""
+        named = named_environment(self._catalogue.read_text("utf-8")) if self._catalogue.exists() else {}
+        return named | ({"PYTHONPATH": str(self.compiled)} if self.compiled else {})
 
     def _of(self, service: Service) -> dict[str, str]:
         """What only one service is told."""

@@ -206,7 +206,11 @@ def _connection(local: LocalSuite, supervisor: Supervisor, seeded: Seeded) -> di
         "fake_telegram_url": suite.url(TELEGRAM),
         "telegram_api_base": suite.telegram_api_base,
         "services": {
-            service.name: {"url": suite.url(service.name), "pid": pids.get(service.name, 0)}
+            service.name: {
+                "url": suite.url(service.name),
+                "pid": pids.get(service.name, 0),
+                "compiled": service.name == "llm-router" and suite.compiled is not None,
+            }
             for service in SERVICES
         },
     }
@@ -218,12 +222,16 @@ def _announce(connection: dict[str, Any], total: float) -> None:
         f"  Console         {connection['front_door']}",
         f"  OpenAI API      {connection['openai_base_url']}  (model {connection['model']})",
         f"  Fake Telegram   {connection['fake_telegram_url']}",
-        *(f"  {name:<15} {service['url']}" for name, service in connection["services"].items()),
+        *(f"  {name:<15} {each['url']}{_how(each)}" for name, each in connection["services"].items()),
         f"\n  Sign in as      {connection['admin_email']}",
         f"  Password        {connection['admin_password']}",
         "  Connection      .kairos/connection.json\n",
     ]
     print("\n".join(lines))
+
+
+def _how(service: dict[str, Any]) -> str:
+    return "  (compiled, as in images)" if service["compiled"] else ""
 
 
 def guarded(action: Callable[[], int]) -> int:
