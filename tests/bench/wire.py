@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ended:
             self._ended = True
-            self._run.lost()
+            self._run.lost(f"connection lost ({exc!r}) after {self._head[:200]!r} and {self._tail!r}")
 
     def data_received(self, data: bytes) -> None:
         if self._left < 0 and not self._tail:
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self) -> None:
         now = time.perf_counter()
-        self._run.add(now - self._begun, ok=self._ok)
+        self._run.add(now - self._begun, None if self._ok else repr(self._head))
         if now < self._run.until:
             self._send()
         else:
@@ -84,19 +84,24 @@ class Run:
         self.request = request
         self.times: list[float] = []
         self.errors = 0
+        self.first_error = ""
         self.until = time.perf_counter() + seconds
         self.over = asyncio.Event()
         self._open = connections
 
-    def add(self, seconds: float, *, ok: bool) -> None:
-        if ok:
+    def add(self, seconds: float, error: str | None) -> None:
+        if error is None:
             self.times.append(seconds)
         else:
-            self.errors += 1
+            self._failed(error)
 
-    def lost(self) -> None:
-        self.errors += 1
+    def lost(self, error: str) -> None:
+        self._failed(error)
         self.done()
+
+    def _failed(self, error: str) -> None:
+        self.errors += 1
+        self.first_error = self.first_error or error
 
     def done(self) -> None:
         self._open -= 1
@@ -104,7 +109,7 @@ class Run:
             self.over.set()
 
 
-async def drive(url: str, request: bytes, connections: int, seconds: float) -> dict[str, float]:
+async def drive(url: str, request: bytes, connections: int, seconds: float) -> dict[str, float | str]:
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     begun = time.perf_counter()
@@ -121,6 +126,7 @@ async def drive(url: str, request: bytes, connections: int, seconds: float) -> d
         "p50": times[len(times) // 2] * 1_000 if times else 0.0,
         "p99": times[int(len(times) * 0.99)] * 1_000 if times else 0.0,
         "errors": run.errors,
+        "first_error": run.first_error,
     }
 
 
