@@ -1,5 +1,6 @@
 """The compose files and workflows fit their schemas and say the same as the chart."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from helm_python.chart import Chart
+
+from kairos_testkit.suite import BY_NAME
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("bot-worker", "llm-router", "budget-analytics", "auth-audit", "observability")
@@ -111,6 +114,14 @@ def test_compose_and_chart_give_a_service_the_same_settings(service: str) -> Non
     assert settings(set(compose()["services"][service]["environment"])) == settings(
         chart_environment(service)
     )
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_given_no_setting_it_does_not_read(service: str) -> None:
+    settings = importlib.import_module(f"{BY_NAME[service].package}.settings").Settings
+    prefix = settings.model_config["env_prefix"]
+    given = {name for name in compose()["services"][service]["environment"] if name.startswith(prefix)}
+    assert given <= {f"{prefix}{field}".upper() for field in settings.model_fields}
 
 
 def test_compose_gives_the_router_every_variable_that_the_file_of_deployments_names() -> None:

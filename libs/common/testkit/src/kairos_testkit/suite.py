@@ -157,7 +157,6 @@ class Suite:
                 return {
                     "SIGNING_KEY": self.secrets["KAIROS_SIGNING_KEY"],
                     "KEY_PEPPER": self.secrets["KAIROS_KEY_PEPPER"],
-                    "DATA_KEY": self.secrets["KAIROS_DATA_KEY"],
                     "SERVICE_SECRETS": json.dumps(clients),
                     "ANCHOR_FILE": str(self.state / "audit-anchors.jsonl"),
                 }
