@@ -1,5 +1,6 @@
 """What the database itself refuses, whatever the code above it does."""
 
+import asyncio
 from uuid import uuid4
 
 import psycopg
@@ -227,6 +228,21 @@ async def test_an_attempt_that_left_its_posting_is_found(bench: Bench) -> None:
         )
         rules = {finding.rule for finding in await bench.cases.check_ledger(bench.organisation, full=False)}
         assert "posting_of_attempts" in rules
+
+
+async def test_money_moves_while_the_ledger_is_checked(bench: Bench) -> None:
+    """A check of a big ledger takes seconds, and what it has written must stop nobody until it ends."""
+    budget = await bench.budget(1_000)
+    lease = (await bench.lease(500)).lease
+    await bench.record(bench.usage(lease.id, cost=10))
+    async with bench.cases.check_ledger.money.tenant(bench.organisation) as checking:
+        assert await checking.check_ledger(full=False) == []
+        async with asyncio.timeout(2):
+            await bench.record(bench.usage(lease.id, cost=10))
+            await bench.lease(100)
+            await bench.beat(lease.id, want=10)
+    assert (await bench.reading(budget)).balances.settled == 20
+    await bench.assert_balanced()
 
 
 async def test_the_check_of_everybody_sets_the_metric(bench: Bench) -> None:

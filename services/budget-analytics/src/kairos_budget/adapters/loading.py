@@ -54,7 +54,7 @@ SELECT p.id AS period_id, p.starts_at, p.ends_at, p.opened, p.limit_nano AS peri
     p.leased_nano, p.settled_nano, p.suspense_nano, p.excess_nano, p.overspend_nano, p.announced,
     {BUDGET_COLUMNS}
 FROM budget_periods p JOIN budgets b ON b.id = p.budget_id
-WHERE p.id = ANY(CAST(:ids AS uuid[])) ORDER BY p.id FOR UPDATE OF p
+WHERE p.id = ANY(CAST(:ids AS uuid[])) ORDER BY p.id FOR NO KEY UPDATE OF p
 """)  # noqa: S608 - composed of constants
 _LEASE_COLUMNS = (
     "id, organisation_id, project_id, bot_id, team_id, contact_id, api_key_id, model_id, holder, epoch,"
