@@ -73,6 +73,16 @@ async def test_a_head_that_is_too_large_gets_431(connect: Connect) -> None:
     assert await refused(reader) == (431, "head_too_large")
 
 
+async def test_a_head_that_is_too_large_in_all_its_pieces_gets_431(connect: Connect) -> None:
+    """However the network cuts it: no piece, and no piece after the first, is too large by itself."""
+    reader, writer = await connect()
+    writer.write(GET + b"X-Long: " + b"a" * (LONGEST_HEAD - 500))
+    await writer.drain()
+    await asyncio.sleep(0.2)
+    writer.write(b"a" * 4_000 + b"\r\n\r\n")
+    assert await refused(reader) == (431, "head_too_large")
+
+
 async def test_a_flood_of_headers_is_cut_off_before_it_ends(connect: Connect) -> None:
     reader, writer = await connect()
     writer.write(GET)

@@ -37,7 +37,7 @@ class BoundedHeads(HttpToolsProtocol):
     _in_head = True
     _fresh = False
     _begun = False
-    _large = False
+    _measured_at_end = False
     _refused = False
     _head_bytes = 0
     _late: asyncio.TimerHandle | None = None
@@ -64,9 +64,9 @@ class BoundedHeads(HttpToolsProtocol):
         self._head_bytes = 0
 
     def head_ends(self) -> None:
-        """Raises ValueError, for the parser, when a head that came in one large piece is too large."""
-        if self._large:
-            self._large = False
+        """Raises ValueError, for the parser, when a head of one large piece, or of several, is too large."""
+        if self._measured_at_end:
+            self._measured_at_end = False
             fields = sum(len(name) + len(value) + 4 for name, value in self.headers)
             if len(self.url) + fields > LONGEST_HEAD:
                 self._refuse(_TOO_LARGE)
@@ -84,7 +84,7 @@ class BoundedHeads(HttpToolsProtocol):
         if self._refused:
             return
         if len(data) > LONGEST_HEAD:
-            self._large = True
+            self._measured_at_end = True
         super().data_received(data)
         if self._in_head:
             self._more_to_come(len(data))
@@ -95,6 +95,7 @@ class BoundedHeads(HttpToolsProtocol):
         # Of the piece a head begins in, nobody knows how much is the body before it.
         self._head_bytes += 0 if self._fresh else size
         self._fresh = False
+        self._measured_at_end = True
         if self._head_bytes > LONGEST_HEAD:
             self._refuse(_TOO_LARGE)
         elif self._late is None:
