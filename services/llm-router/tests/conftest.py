@@ -18,6 +18,7 @@ import uvicorn
 
 from kairos_contracts.llm.v1 import Priority
 from kairos_contracts.permissions import Actor, Role
+from kairos_router.adapters.litellm_upstream import LiteLLMUpstream
 from kairos_router.application.choose_deployment import Chooser, Circuits
 from kairos_router.application.complete_chat import CompleteChat, Dispatcher
 from kairos_router.application.hold_money import LeasePolicy, Wallet
@@ -38,6 +39,7 @@ from kairos_router.domain.lease import Scope
 from kairos_router.domain.pricing import Price
 from kairos_router.domain.scope_index import Key, ScopeIndex
 from kairos_router.entrypoints.hot_http import HotProtocol
+from kairos_router.settings import quiet_litellm
 from kairos_testkit.compiled import FOLDER
 from kairos_testkit.fake_provider import FakeProvider
 
@@ -538,3 +540,11 @@ async def _healthy(router: Any, *, ready: bool) -> bool:
     except Exception:  # noqa: BLE001 - whatever is not ready yet, the answer is: not yet
         return False
     return True
+
+
+@pytest.fixture(scope="module")
+async def sdk() -> AsyncIterator[LiteLLMUpstream]:
+    upstream = LiteLLMUpstream(quiet_litellm)
+    await upstream.warm()
+    yield upstream
+    await upstream.close()

@@ -4,7 +4,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,6 @@ from kairos_router.adapters.litellm_upstream import LiteLLMUpstream, PoisonedRel
 from kairos_router.adapters.translated_responses import TranslatedResponses
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
 from kairos_router.domain.catalogue import Deployment, Dialect, Timeouts
-from kairos_router.settings import quiet_litellm
 from kairos_testkit.fake_answers import count_tokens
 from kairos_testkit.fake_anthropic import FakeAnthropic
 from kairos_testkit.fake_bedrock import FakeBedrock
@@ -27,27 +26,10 @@ from kairos_testkit.fake_gemini import FakeGemini
 from kairos_testkit.faults_script import Fault as Script
 from kairos_testkit.ports import free_port
 
+from .sdk_calls import SDK_MARKS, TOOL, asks, failure, pieces  # noqa: TID252 - tests have no importable package name
+
 SOURCES = Path(__file__).parents[1] / "src"
-# The first test imports the SDK, which takes seconds on a busy machine.
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore"),  # The SDK's own; what it warns of is not ours to mend.
-]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-
-
-@pytest.fixture(scope="module")
-async def sdk() -> AsyncIterator[LiteLLMUpstream]:
-    upstream = LiteLLMUpstream(quiet_litellm)
-    await upstream.warm()
-    yield upstream
-    await upstream.close()
+pytestmark = SDK_MARKS
 
 
 @pytest.fixture
@@ -87,35 +69,11 @@ def to_claude(claude: FakeAnthropic, kit: SimpleNamespace) -> Deployment:
     return at("anthropic", "claude-sonnet-4-5", claude.base_url, kit)
 
 
-def asks(deployment: Deployment, text: str = "hello there", **more: Any) -> ProviderCall:
-    include_usage = more.pop("include_usage", False)
-    payload = {"model": "m", "messages": [{"role": "user", "content": text}]} | more
-    return ProviderCall(deployment, payload, 50, uuid4(), include_usage)
-
-
-async def pieces(upstream: Any, call: ProviderCall) -> tuple[list[Any], Any]:
-    """The documents of a stream to its end, and the stream."""
-    stream = await upstream.open_stream(call)
-    events = b""
-    while piece := await stream.next():
-        events += piece
-    data = [line[6:] for line in events.splitlines() if line.startswith(b"data: ")]
-    assert data.pop() == b"[DONE]"
-    stream.close()
-    return [json.loads(each) for each in data], stream
-
-
 def called(chunks: list[Any]) -> tuple[str, Any]:
     """The one tool that a stream calls, and its arguments."""
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     calls = [each["function"] for delta in deltas for each in delta.get("tool_calls") or ()]
     return calls[0]["name"], json.loads("".join(each.get("arguments") or "" for each in calls))
-
-
-async def failure(upstream: LiteLLMUpstream, call: ProviderCall) -> ProviderFailed:
-    with pytest.raises(ProviderFailed) as caught:
-        await upstream.complete(call)
-    return caught.value
 
 
 async def test_a_plain_answer_of_anthropic_counts_its_caches_within_the_input(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
@@ -18,34 +18,16 @@ from kairos_router.adapters.litellm_upstream import LiteLLMUpstream, secrets_of
 from kairos_router.application.ports import Fault, ProviderCall, ProviderFailed
 from kairos_router.domain.catalogue import Deployment, Dialect, Timeouts
 from kairos_router.domain.vertex import TOKEN_URI
-from kairos_router.settings import quiet_litellm
 from kairos_testkit.fake_vertex import EMAIL, FakeVertex, service_account
 from kairos_testkit.faults_script import Fault as Script
 from kairos_testkit.ports import free_port
 
+from .sdk_calls import SDK_MARKS, TOOL, asks, failure, pieces  # noqa: TID252 - tests have no importable package name
+
 MODEL = "gemini-2.5-flash"
 PLACE = (("vertex_location", "europe-west4"),)
 BELOW = f"/v1/projects/mine/locations/europe-west4/publishers/google/models/{MODEL}"
-# The first test imports the SDK, which takes seconds on a busy machine.
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore"),  # The SDK's own; what it warns of is not ours to mend.
-]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
-
-
-@pytest.fixture(scope="module")
-async def sdk() -> AsyncIterator[LiteLLMUpstream]:
-    upstream = LiteLLMUpstream(quiet_litellm)
-    await upstream.warm()
-    yield upstream
-    await upstream.close()
+pytestmark = SDK_MARKS
 
 
 @pytest.fixture
@@ -65,18 +47,6 @@ def at(kit: SimpleNamespace, base_url: str, account: Any, **more: Any) -> Deploy
 @pytest.fixture
 def to_google(google: FakeVertex, kit: SimpleNamespace) -> Deployment:
     return at(kit, google.url, service_account(google.token_uri))
-
-
-def asks(deployment: Deployment, text: str = "hello there", **more: Any) -> ProviderCall:
-    include_usage = more.pop("include_usage", False)
-    payload = {"model": "m", "messages": [{"role": "user", "content": text}]} | more
-    return ProviderCall(deployment, payload, 50, uuid4(), include_usage)
-
-
-async def failure(sdk: LiteLLMUpstream, call: ProviderCall) -> ProviderFailed:
-    with pytest.raises(ProviderFailed) as caught:
-        await sdk.complete(call)
-    return caught.value
 
 
 def holds_no_key(failed: ProviderFailed) -> bool:
@@ -107,14 +77,8 @@ async def test_a_plain_answer_is_asked_for_with_a_token_of_the_deployments_own_k
 async def test_a_stream_becomes_openai_events_with_its_usage(
     sdk: LiteLLMUpstream, google: FakeVertex, to_google: Deployment
 ) -> None:
-    stream: Any = await sdk.open_stream(asks(to_google, "one two three", include_usage=True))
-    events = b""
-    while piece := await stream.next():
-        events += piece
-    stream.close()
-    data = [line[6:] for line in events.splitlines() if line.startswith(b"data: ")]
-    assert data.pop() == b"[DONE]"
-    choices = [choice for each in data for choice in json.loads(each)["choices"]]
+    chunks, stream = await pieces(sdk, asks(to_google, "one two three", include_usage=True))
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
     assert "".join(each["delta"].get("content") or "" for each in choices) == "echo: one two three"
     (record,) = google.records
     assert record.path == f"{BELOW}:streamGenerateContent?alt=sse"
